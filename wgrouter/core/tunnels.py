@@ -1,0 +1,495 @@
+"""Per-peer care: moves endpoints with their names, climbs the ladder when a peer is silent, and waits for proof.
+
+Decides when to act; liveness.py decides what is true and ladder.py what can be done. Knows nothing of routing beyond
+`Outlook.reachable`, and of DNS only what `Outlook` shows. A failed look-up never gets here: only answers change candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from wgrouter.core import liveness
+from wgrouter.core.care import Attempt, Care, Memory, Outlook, TunnelsTurn
+from wgrouter.core.findings import Finding, Rejected, Why
+from wgrouter.core.jitter import spread
+from wgrouter.core.ladder import (
+    LADDER,
+    RUNG_INDEX,
+    Action,
+    Place,
+    Situation,
+    Skip,
+    candidates,
+    names_of,
+    nudge_target,
+    set_endpoint,
+)
+from wgrouter.core.liveness import ALIVE, DEAD, IDLE, NEW, SUSPECT, UNSEEN, Pulse
+from wgrouter.core.machine import Context
+from wgrouter.core.messages import (
+    CHANGES,
+    Commanded,
+    Configured,
+    Effect,
+    Event,
+    Failed,
+    Look,
+    Observed,
+    Probe,
+    Renew,
+    Replied,
+    Restart,
+    SetEndpoint,
+    Unsent,
+)
+from wgrouter.core.model import LONG_AGO, NEVER, WIREGUARD, DeviceSeen, Endpoint, Instant, PeerSeen, Seconds
+from wgrouter.core.settings import Peer, Tunnel
+
+HOUR: Seconds = 3600.0
+RESOLVE_WITHIN: Seconds = 3.0  # the rung "resolve" waits this long for the names
+QUICK_LOOK: Seconds = 0.5  # between looks while a step waits for proof
+WATCHFUL_LOOK: Seconds = 1.0  # while a peer is new or suspect
+SETTLE: Seconds = 0.2  # bytes seen this soon after a step may have come before it
+TRIAL: Seconds = 2.0  # an alternative endpoint is given up for at most this long to try the preferred one
+ATTEMPTS_KEPT = 12
+GIVEN_KEPT = 32
+
+
+def places_of(peer: Peer, outlook: Outlook) -> tuple[Place, ...]:
+    """The candidates for a peer as things are."""
+    return candidates(peer, outlook.resolved, outlook.reachable)
+
+
+def wake_at(memory: Memory) -> Instant:
+    """When `step` wants to be called without any other event."""
+    return memory.wake
+
+
+def step(memory: Memory, event: Event, context: Context, outlook: Outlook, before: Mapping[str, DeviceSeen] | None) -> TunnelsTurn:
+    """One event. `before` is the WireGuard part of the World as it was before this event."""
+    if isinstance(event, Configured):
+        kept = {peer.id: memory.peers.get(peer.id, Care()) for peer in context.settings.peers()}
+        memory = replace(memory, peers=kept, wake=context.now)
+    concerned = _concerns(memory, event, context.now, outlook)
+    if not concerned:
+        return TunnelsTurn(memory)
+    return _Round(memory, event, context, outlook, before).run()
+
+
+def _concerns(memory: Memory, event: Event, now: Instant, outlook: Outlook) -> bool:
+    if isinstance(event, (Replied, Unsent)):
+        return event.id % 2 == 1 or now >= memory.wake
+    if isinstance(event, Observed):
+        return event.wireguard is not None or outlook.network_changed or bool(outlook.rerouted) or now >= memory.wake
+    return True
+
+
+class _Round:
+    """The work of one step: collects effects and findings; nothing of it outlives the step."""
+
+    def __init__(
+        self, memory: Memory, event: Event, context: Context, outlook: Outlook, before: Mapping[str, DeviceSeen] | None
+    ) -> None:
+        self.memory, self.event, self.context, self.outlook = memory, event, context, outlook
+        self.before = before or {}
+        self.now = context.now
+        self.devices = context.world.wireguard
+        self.effects: list[Effect] = []
+        self.findings: list[Finding] = []
+        self.hurry: list[str] = []
+        self.probe_ids = memory.probe_ids
+        self.restarts = dict(memory.restarts)
+        self.cares = dict(memory.peers)
+
+    # ------------------------------------------------------------ the whole
+
+    def run(self) -> TunnelsTurn:
+        if self.devices is not None:
+            for tunnel in self.context.settings.tunnels:
+                for peer in tunnel.peers:
+                    self.cares[peer.id] = self._peer(tunnel, peer, self.cares[peer.id])
+        look_at = self._look()
+        wake = min((self._wake(tunnel, peer) for tunnel in self.context.settings.tunnels for peer in tunnel.peers), default=NEVER)
+        wake = min(wake, look_at)
+        memory = Memory(self.cares, look_at, self.restarts, self.probe_ids, wake)
+        return TunnelsTurn(memory, tuple(self.effects), tuple(self.findings), tuple(dict.fromkeys(self.hurry)))
+
+    def _look(self) -> Instant:
+        """When to look at WireGuard next; a look at once where this step changed something or it is time."""
+        event = self.event
+        if not self.context.settings.tunnels:
+            return NEVER
+        if any(isinstance(effect, CHANGES) for effect in self.effects):
+            self.effects.append(Look((WIREGUARD,)))
+            return self.now + QUICK_LOOK
+        if isinstance(event, Observed) and event.wireguard is not None:
+            return self.now + self._look_interval()
+        if self.now >= self.memory.look_at or isinstance(event, Configured):
+            self.effects.append(Look((WIREGUARD,)))
+            # The answer sets the next time; a look that fails must not be the last.
+            return self.now + self._look_interval()
+        return min(self.memory.look_at, self.now + self._look_interval())
+
+    def _look_interval(self) -> Seconds:
+        cares = self.cares.values()
+        if any(care.step is not None or care.trial_until != NEVER for care in cares):
+            return QUICK_LOOK
+        if any(care.pulse.state in (NEW, SUSPECT) and care.pulse.asked_since != NEVER for care in cares):
+            return WATCHFUL_LOOK
+        return self.context.settings.look_interval
+
+    def _wake(self, tunnel: Tunnel, peer: Peer) -> Instant:
+        care = self.cares[peer.id]
+        moments = [liveness.next_change(care.pulse, self.now), care.deadline, care.return_at, care.trial_until]
+        if care.probe_id:
+            moments.append(care.probe_at + liveness.PROBE_TIMEOUT)
+        if self._probes(peer, care):
+            moments.append(self._probe_due(peer, care))
+        if care.pulse.state == DEAD and care.step is None and not care.frozen and peer.endpoints:
+            moments.append(care.resume_at)
+        return min((moment for moment in moments if moment > self.now), default=NEVER)
+
+    # ------------------------------------------------------------ one peer
+
+    def _peer(self, tunnel: Tunnel, peer: Peer, care: Care) -> Care:
+        assert self.devices is not None
+        device = self.devices.get(peer.device)
+        seen = device.peers.get(peer.public_key) if device else None
+        care = self._evidence(peer, care, seen)
+        care = self._state(peer, care, seen)
+        if device is None or seen is None:
+            return care
+        if not peer.endpoints:
+            return care  # a peer that only ever comes to us: there is nothing to set
+        if self.outlook.network_changed:
+            care = self._afresh(care)
+        if isinstance(self.event, Commanded) and self.event.verb == "reresolve":
+            self.hurry += names_of(peer)
+        if isinstance(self.event, Failed):
+            care = self._failed(peer, care, self.event)
+        places = places_of(peer, self.outlook)
+        care = self._remember(care, places)
+        if not self.outlook.reachable:
+            return self._freeze(peer, care)
+        care = replace(care, frozen=False) if care.frozen else care
+        if care.trial_until != NEVER:
+            return self._trial(peer, care, seen)
+        moved = peer.device in self.outlook.rerouted or (self.outlook.network_changed and self._wanted(peer))
+        if moved and seen.endpoint is not None and care.step is None:
+            # Clears the source address that WireGuard cached, and tells a peer that does not know where we are now.
+            self.effects += set_endpoint(peer, seen, seen.endpoint)
+            care = self._nudge(peer, care)
+        care = self._reconcile(peer, care, seen, places)
+        care = self._climb(tunnel, peer, care, seen, device, places)
+        care = self._prefer(tunnel, peer, care, seen, places)
+        return self._probe(peer, care) if seen.endpoint is not None else care
+
+    def _evidence(self, peer: Peer, care: Care, seen: PeerSeen | None) -> Care:
+        event, pulse = self.event, care.pulse
+        if isinstance(event, Observed) and event.wireguard is not None and seen is not None:
+            earlier = self.before.get(peer.device)
+            previous = earlier.peers.get(peer.public_key) if earlier else None
+            if pulse.state == UNSEEN or previous is None:
+                pulse = liveness.first_look(seen, self.now)
+            elif previous is not seen:
+                pulse = liveness.observe(pulse, previous, seen, self.now)
+        if isinstance(event, (Replied, Unsent)) and event.id == care.probe_id != 0:
+            care = replace(care, probe_id=0)
+            if isinstance(event, Replied):
+                pulse = replace(liveness.alive(pulse, "in-tunnel probe", self.now), probe_answered=True)
+        elif care.probe_id and self.now >= care.probe_at + liveness.PROBE_TIMEOUT:
+            pulse = liveness.missed(pulse, care.probe_at)
+            care = replace(care, probe_id=0)
+        return care if pulse is care.pulse else replace(care, pulse=pulse)
+
+    def _state(self, peer: Peer, care: Care, seen: PeerSeen | None) -> Care:
+        before, pulse = care.pulse, liveness.turn(care.pulse, seen is not None, self.now)
+        if seen is not None and care.step is not None and self._proves(care, pulse, care.step.at):
+            care = self._proved(peer, replace(care, pulse=pulse), seen)
+        elif pulse.state == before.state:
+            return care
+        care = replace(care, pulse=pulse)
+        told = "; ".join(liveness.evidence(pulse, seen, self.now))
+        if pulse.state == ALIVE and care.dead_at != NEVER:
+            care = self._recovered(peer, care, "itself", told)
+        elif pulse.state == ALIVE and before.state in (NEW, UNSEEN) and pulse.proven:
+            self._say(Why.TUNNEL_ALIVE, peer, evidence=told)
+        elif pulse.state == SUSPECT != before.state:
+            self._say(Why.TUNNEL_SUSPECT, peer, evidence=told)
+            self.hurry += names_of(peer)
+        elif pulse.state == DEAD != before.state:
+            self._say(Why.TUNNEL_DEAD, peer, evidence=told)
+            care = replace(care, dead_at=self.now)
+        elif pulse.state == UNSEEN != before.state:
+            self._say(Why.TUNNEL_UNSEEN, peer, reason=told)
+            care = Care(pulse=pulse, given=care.given)
+        return care
+
+    def _proves(self, care: Care, pulse: Pulse, since: Instant) -> bool:
+        """Life after `since`, and not by bytes that were on their way already."""
+        if not pulse.proven or pulse.life_at <= since:
+            return False
+        late = pulse.life_at - since >= SETTLE or care.pulse.state == DEAD
+        return late or pulse.life_by == "in-tunnel probe" or (pulse.life_by == "handshake" and care.trial_until == NEVER)
+
+    def _proved(self, peer: Peer, care: Care, seen: PeerSeen) -> Care:
+        assert care.step is not None
+        done = replace(care.step, result=f"proven by {care.pulse.life_by}")
+        care = replace(care, step=None, deadline=NEVER, attempts=(*care.attempts[:-1], done))
+        if care.dead_at == NEVER:
+            return replace(care, rung=0, tried=())
+        return self._recovered(peer, care, done.rung, "; ".join(liveness.evidence(care.pulse, seen, self.now)))
+
+    def _recovered(self, peer: Peer, care: Care, rung: str, told: str) -> Care:
+        seconds = round(self.now - care.dead_at, 1)
+        self._say(Why.TUNNEL_RECOVERED, peer, rung=rung, seconds=seconds, evidence=told)
+        return replace(
+            care, dead_at=NEVER, rung=0, round=0, tried=(), skipped=(), step=None, deadline=NEVER, resume_at=LONG_AGO
+        )
+
+    def _afresh(self, care: Care) -> Care:
+        """The network changed: what failed before may work now."""
+        return replace(care, rung=0, round=0, tried=(), resume_at=self.now) if care.step is None else replace(care, resume_at=self.now)
+
+    def _freeze(self, peer: Peer, care: Care) -> Care:
+        if care.frozen:
+            return care
+        if care.pulse.state == DEAD:
+            self._say(Why.TUNNEL_FROZEN, peer, reason="no uplink has a default route")
+        step_, attempts = care.step, care.attempts
+        if step_ is not None:
+            attempts = (*attempts[:-1], replace(step_, result="the uplink went away"))
+        return replace(care, frozen=True, step=None, deadline=NEVER, attempts=attempts, rung=0, tried=())
+
+    def _remember(self, care: Care, places: tuple[Place, ...]) -> Care:
+        fresh = tuple(place.endpoint for place in places if place.endpoint not in care.given)
+        return replace(care, given=(care.given + fresh)[-GIVEN_KEPT:]) if fresh else care
+
+    # ------------------------------------------------------------ the name moved
+
+    def _reconcile(self, peer: Peer, care: Care, seen: PeerSeen, places: tuple[Place, ...]) -> Care:
+        """The current endpoint stays while it is among the candidates, and while a peer that roamed there is alive."""
+        if not places:
+            return self._homeless(peer, care) if seen.endpoint is None else care
+        if care.homeless:
+            care = replace(care, homeless="")
+        current = seen.endpoint
+        if any(place.endpoint == current for place in places):
+            return replace(care, roamed=None) if care.roamed else care
+        if current is not None and current not in care.given and self._live(care):
+            if care.roamed != current:
+                self._say(Why.TUNNEL_ROAMED, peer, endpoint=str(current), name=", ".join(names_of(peer)) or "the configuration")
+            return replace(care, roamed=current)
+        if care.pulse.state == DEAD:
+            if care.step is None and care.resume_at > self.now:  # a new address is worth more than the back-off
+                return replace(care, resume_at=self.now, rung=RUNG_INDEX["endpoint"], tried=())
+            return care
+        if care.step is not None:
+            return care
+        target = places[0].endpoint
+        reason = "the name moved" if current is not None else "the first address known"
+        self._say(Why.TUNNEL_MOVED, peer, old=str(current or "none"), new=str(target), reason=reason)
+        self.effects += set_endpoint(peer, seen, target)
+        care = self._begin(peer, care, "endpoint", f"set the endpoint to {target}", target)
+        return self._nudge(peer, care)
+
+    def _live(self, care: Care) -> bool:
+        return care.pulse.state in (ALIVE, SUSPECT) and self.now - care.pulse.life_at < liveness.REJECT_AFTER_TIME
+
+    def _wanted(self, peer: Peer) -> bool:
+        return peer.keepalive > 0 or bool(peer.probe)
+
+    def _homeless(self, peer: Peer, care: Care) -> Care:
+        reason = "; ".join(filter(None, map(self.outlook.trouble, names_of(peer)))) or "its name is not resolved yet"
+        if reason != care.homeless:
+            self._say(Why.TUNNEL_NO_ENDPOINT, peer, reason=reason)
+        return replace(care, homeless=reason)
+
+    # ------------------------------------------------------------ the ladder
+
+    def _climb(
+        self, tunnel: Tunnel, peer: Peer, care: Care, seen: PeerSeen, device: DeviceSeen, places: tuple[Place, ...]
+    ) -> Care:
+        if care.step is not None:
+            care = self._waited(peer, care)
+        if care.pulse.state != DEAD or care.step is not None or self.now < care.resume_at:
+            return care
+        spent = tuple(at for at in care.spent if self.now - at < HOUR)
+        if len(spent) >= tunnel.ladder.steps_per_hour:
+            return replace(care, spent=spent, resume_at=spent[0] + HOUR)
+        care = replace(care, spent=spent)
+        situation = Situation(
+            peer, tunnel, seen, device, places, care.tried, self._siblings_alive(tunnel, peer),
+            self._restarts_left(tunnel), self.context.seed, care.round,
+        )  # fmt: skip
+        for index in range(care.rung, len(LADDER)):
+            rung = LADDER[index]
+            outcome = rung.act(situation)
+            if isinstance(outcome, Skip):
+                care = replace(care, skipped=(*care.skipped, Rejected(rung.name, outcome.reason)))
+                continue
+            return self._take(peer, replace(care, rung=index + (not rung.repeats)), rung.name, outcome)
+        return self._round_over(tunnel, peer, care)
+
+    def _take(self, peer: Peer, care: Care, rung: str, action: Action) -> Care:
+        rejected = care.skipped
+        self.findings.append(Finding(Why.TUNNEL_STEP, peer.subject, {"rung": rung, "action": action.text}, rejected))
+        self.effects += action.effects
+        if any(isinstance(effect, (Renew, Restart)) for effect in action.effects):
+            self.restarts[peer.device] = (*self.restarts.get(peer.device, ()), self.now)
+        self.hurry += action.hosts
+        care = self._begin(peer, care, rung, action.text, action.endpoint)
+        if action.hosts:
+            return replace(care, deadline=self.now + RESOLVE_WITHIN, skipped=())
+        return self._nudge(peer, replace(care, skipped=()))
+
+    def _begin(self, peer: Peer, care: Care, rung: str, text: str, endpoint: Endpoint | None) -> Care:
+        attempt = Attempt(self.now, rung, text)
+        tried = care.tried if endpoint is None or endpoint in care.tried else (*care.tried, endpoint)
+        wait = liveness.PROOF
+        if care.pulse.session and care.pulse.state != DEAD:
+            # WireGuard may hold on to a session that the peer has lost until it has asked in vain for SILENCE.
+            wait += liveness.SILENCE
+        return replace(
+            care, step=attempt, deadline=self.now + wait, tried=tried, spent=(*care.spent, self.now),
+            attempts=(*care.attempts, attempt)[-ATTEMPTS_KEPT:],
+        )  # fmt: skip
+
+    def _waited(self, peer: Peer, care: Care) -> Care:
+        """A step is under way: over when its time is, or when the names have settled that it waited for."""
+        step_ = care.step
+        assert step_ is not None
+        if step_.rung == "resolve":
+            settled = all(self.outlook.settled(host, step_.at) for host in names_of(peer))
+            if not settled and self.now < care.deadline:
+                return care
+            trouble = "; ".join(filter(None, map(self.outlook.trouble, names_of(peer))))
+            return self._closed(care, trouble or ("answered" if settled else "no answer yet"))
+        if self.now < care.deadline:
+            return care
+        seconds = round(self.now - step_.at, 1)
+        if care.pulse.state != DEAD and care.pulse.asked_since == NEVER:
+            return self._closed(care, "nothing was sent that would have proved it")
+        care = self._closed(care, f"no sign of life within {seconds:g} s")
+        self._say(Why.TUNNEL_STEP_FAILED, peer, rung=step_.rung, seconds=seconds)
+        if care.pulse.state not in (DEAD, UNSEEN):
+            care = replace(care, pulse=replace(care.pulse, state=DEAD, since=self.now), dead_at=self.now, rung=0)
+            self._say(Why.TUNNEL_DEAD, peer, evidence="the new endpoint gave no sign of life")
+        return care
+
+    def _closed(self, care: Care, result: str) -> Care:
+        assert care.step is not None
+        done = replace(care.step, result=result)
+        return replace(care, step=None, deadline=NEVER, attempts=(*care.attempts[:-1], done))
+
+    def _round_over(self, tunnel: Tunnel, peer: Peer, care: Care) -> Care:
+        ladder = tunnel.ladder
+        base = min(ladder.backoff * 2.0 ** min(care.round, 16), ladder.backoff_max)
+        wait = spread(base, 0.25, self.context.seed, peer.subject, care.round)
+        self.findings.append(Finding(Why.TUNNEL_WAITING, peer.subject, {"seconds": round(wait)}, care.skipped))
+        return replace(care, rung=0, round=care.round + 1, tried=(), skipped=(), resume_at=self.now + wait)
+
+    def _failed(self, peer: Peer, care: Care, event: Failed) -> Care:
+        """A change that this peer's step asked for could not be made: no proof will come, the next rung may."""
+        if care.step is None or getattr(event.effect, "device", getattr(event.effect, "interface", "")) != peer.device:
+            return care
+        if getattr(event.effect, "public_key", peer.public_key) != peer.public_key or isinstance(event.effect, Probe):
+            return care
+        return self._closed(care, event.reason)
+
+    def _siblings_alive(self, tunnel: Tunnel, peer: Peer) -> bool:
+        return any(
+            self.cares[other.id].pulse.state in (ALIVE, SUSPECT) for other in tunnel.peers if other.id != peer.id
+        )
+
+    def _restarts_left(self, tunnel: Tunnel) -> bool:
+        recent = tuple(at for at in self.restarts.get(tunnel.device, ()) if self.now - at < HOUR)
+        self.restarts[tunnel.device] = recent
+        return len(recent) < tunnel.ladder.restarts_per_hour
+
+    # ------------------------------------------------------------ back to the preferred endpoint
+
+    def _prefer(self, tunnel: Tunnel, peer: Peer, care: Care, seen: PeerSeen, places: tuple[Place, ...]) -> Care:
+        """On an alternative that works: try the preferred endpoint now and then, briefly."""
+        rank = next((place.rank for place in places if place.endpoint == seen.endpoint), 0)
+        if rank == 0:
+            return care if care.return_at == NEVER else replace(care, return_at=NEVER, return_wait=0.0)
+        if care.pulse.state != ALIVE or care.step is not None:
+            return care
+        if care.return_at == NEVER:
+            wait = tunnel.ladder.return_after
+            return replace(care, return_wait=wait, return_at=self.now + spread(wait, 0.1, self.context.seed, peer.subject))
+        preferred = places[0].endpoint
+        if self.now < care.return_at or places[0].rank >= rank:
+            return care
+        wait = min(care.return_wait * 2, tunnel.ladder.backoff_max * 4)
+        self.effects += set_endpoint(peer, seen, preferred)
+        care = replace(
+            care, trial_until=self.now + TRIAL, kept=seen.endpoint, return_wait=wait, return_at=self.now + TRIAL + wait,
+            attempts=(*care.attempts, Attempt(self.now, "return", f"try the preferred {preferred}"))[-ATTEMPTS_KEPT:],
+        )  # fmt: skip
+        return self._nudge(peer, care)
+
+    def _trial(self, peer: Peer, care: Care, seen: PeerSeen) -> Care:
+        """Proof is life after the endpoint was set while it is still set: an answer by the old path makes the peer roam back."""
+        attempt, kept = care.attempts[-1], care.kept
+        assert kept is not None
+        looked = isinstance(self.event, Observed) and self.event.wireguard is not None
+        if looked and self._proves(care, care.pulse, attempt.at) and seen.endpoint != kept:
+            self._say(Why.TUNNEL_RETURNED, peer, endpoint=str(seen.endpoint))
+            done = replace(attempt, result=f"proven by {care.pulse.life_by}")
+            return replace(care, trial_until=NEVER, kept=None, attempts=(*care.attempts[:-1], done))
+        if isinstance(self.event, Replied) and care.pulse.life_at == self.now:
+            self.effects.append(Look((WIREGUARD,)))
+        if self.now < care.trial_until:
+            return self._probe(peer, care)
+        if seen.endpoint != kept:
+            self.effects += set_endpoint(peer, seen, kept)
+        tried = str(seen.endpoint if seen.endpoint != kept else attempt.action.removeprefix("try the preferred "))
+        self._say(Why.TUNNEL_RETURN_FAILED, peer, endpoint=tried, kept=str(kept))
+        done = replace(attempt, result="no sign of life")
+        pulse = replace(care.pulse, asked_since=NEVER, misses=0)  # the silence was of our making
+        return replace(care, trial_until=NEVER, kept=None, attempts=(*care.attempts[:-1], done), pulse=pulse, probe_id=0)
+
+    # ------------------------------------------------------------ probes in the tunnel
+
+    def _probes(self, peer: Peer, care: Care) -> bool:
+        if not nudge_target(peer) or care.probe_id or care.frozen:
+            return False
+        if care.step is not None or care.trial_until != NEVER:
+            return True
+        return bool(peer.probe) and care.pulse.state in (ALIVE, SUSPECT, IDLE) and peer.probe_interval > 0
+
+    def _probe_due(self, peer: Peer, care: Care) -> Instant:
+        if care.step is not None or care.trial_until != NEVER or care.pulse.state == SUSPECT or care.pulse.misses:
+            return care.probe_at + liveness.PROBE_BURST
+        wait = spread(peer.probe_interval, 0.1, self.context.seed, peer.subject)
+        return max(care.probe_at, care.pulse.life_at) + wait
+
+    def _probe(self, peer: Peer, care: Care) -> Care:
+        if self._probes(peer, care) and self.now >= self._probe_due(peer, care):
+            return self._nudge(peer, care)
+        return care
+
+    def _nudge(self, peer: Peer, care: Care) -> Care:
+        """Send a packet into the tunnel: WireGuard must hear from the peer now, or start a handshake."""
+        target = nudge_target(peer)
+        if not target or care.probe_id:
+            return care
+        self.probe_ids += 2
+        self.effects.append(Probe(self.probe_ids, "icmp", target, peer.device, liveness.PROBE_TIMEOUT))
+        return replace(care, probe_id=self.probe_ids, probe_at=self.now)
+
+    def _say(self, why: Why, peer: Peer, **arguments: str | int | float) -> None:
+        self.findings.append(Finding(why, peer.subject, arguments))
+
+
+def is_idle(care: Care) -> bool:
+    """Nothing is under way for this peer."""
+    return care.step is None and care.trial_until == NEVER and care.pulse.state in (ALIVE, IDLE, NEW, UNSEEN)
+
+
+def endpoint_was_given(effects: tuple[Effect, ...], care: Care) -> bool:
+    """Invariant for tests: every endpoint set was in an answer or the configuration."""
+    return all(effect.endpoint in care.given for effect in effects if isinstance(effect, SetEndpoint))
