@@ -5,8 +5,8 @@ means, except that hints of one source may be merged (their words are never beli
 SIGINT mean Stopping.
 
 A turn: wait; call the descriptors that are ready; call the timers that are due; let go of settled hints; add
-Woke if its time has come; then handle what is queued *by now*. What handling posts waits for the next turn, so
-that no port, timer or event starves another.
+Woke if its time has come; then handle what is queued *by now*. What handling posts waits for the next turn,
+so that no port, timer or event starves another.
 
 An exception from a callback or a step is our fault and leaves `run`: daemon.py ends the process through the
 crash path. The world's faults (OSError on a descriptor) are for the port to turn into events.
@@ -140,7 +140,7 @@ class Reactor:
         self._stopped = True
 
     def run(self, handle: Callable[[Event, Instant], Instant]) -> None:
-        """Turn until `stop`. `handle(event, now)` carries out a step and returns when it wants Woke, or NEVER."""
+        """Turn until `stop`. `handle(event, now)` carries out a step and returns when it wants Woke."""
         wake_at = NEVER
         woke_allowed = self._clock()
         restore = self._take_signals()
