@@ -54,6 +54,21 @@ class Why(Enum):
     TUNNEL_NO_ENDPOINT = ("tunnel.no-endpoint", Severity.WARNING, "no address is known: {reason}")
     TUNNEL_UNSEEN = ("tunnel.unseen", Severity.WARNING, "{reason}")
 
+    # the one cause of a peer's state, for `explain`
+    CAUSE_NONE = ("cause.none", Severity.INFO, "nothing is wrong")
+    CAUSE_IDLE = ("cause.idle", Severity.INFO, "nothing is sent, so nothing is known; no keepalive and no probe is configured")
+    CAUSE_DEVICE = ("cause.device", Severity.ERROR, "the interface {device} does not exist")
+    CAUSE_PEER = ("cause.peer", Severity.ERROR, "{device} does not have this peer: the running interface differs from the configuration")
+    CAUSE_UPLINK = ("cause.uplink", Severity.ERROR, "no uplink: {reason}")
+    CAUSE_CLOCK = ("cause.clock", Severity.ERROR, "the clock is wrong: the peer drops handshakes with a past time")
+    CAUSE_NAME = ("cause.name", Severity.ERROR, "the name gives no address: {reason}")
+    CAUSE_STALE_NAME = ("cause.stale-name", Severity.WARNING, "no answer from {endpoint}, and the name cannot be checked: {reason}")
+    CAUSE_FAMILY = ("cause.family", Severity.ERROR, "{endpoint} is IPv{family}, and no uplink routes that")
+    CAUSE_SILENT = ("cause.silent", Severity.ERROR, "{endpoint} does not answer")
+    CAUSE_ALL_SILENT = ("cause.all-silent", Severity.ERROR, "none of {count} known endpoints answers: the peer is down, or its port is blocked")
+    CAUSE_PROVING = ("cause.proving", Severity.INFO, "a step is waiting for proof")
+    CAUSE_NEW = ("cause.new", Severity.INFO, "no handshake yet")
+
     # WANs and routing
     WAN_UP = ("wan.up", Severity.INFO, "usable over IPv{family}: {evidence}")
     WAN_DOWN = ("wan.down", Severity.WARNING, "not usable over IPv{family}: {evidence}")
@@ -70,6 +85,7 @@ class Why(Enum):
     UPLINK_LAST_RESORT = ("uplink.last-resort", Severity.ERROR, "no WAN passes its probes over IPv{family}; {chosen} is kept")
     UPLINK_NONE = ("uplink.none", Severity.ERROR, "no WAN has carrier over IPv{family}")
     UPLINK_MANUAL = ("uplink.manual", Severity.INFO, "{chosen} is chosen by hand{until}")
+    UPLINK_UNKNOWN = ("uplink.unknown", Severity.WARNING, "no WAN is called {wan!r}; there are: {known}")
     ROUTING_RESTORED = ("routing.restored", Severity.WARNING, "put back what somebody took away: {what}")
     ROUTING_UNVERIFIED = ("routing.unverified", Severity.WARNING, "the kernel routes {what} by {seen}, not by {wanted}")
     ROUTING_YIELDED = ("routing.yielded", Severity.WARNING, "{reason}")

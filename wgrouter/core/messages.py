@@ -58,6 +58,7 @@ class Observed:
     nameservers: tuple[Nameserver, ...] | None = None
     interfaces: Mapping[str, Interface] | None = None
     clock_trusted: bool = True
+    nft: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +254,18 @@ class DeleteRule:
 
 
 @dataclass(frozen=True, slots=True)
+class ApplyNft:
+    """Replace `table inet wgrouter` by this ruleset in one transaction (`nft -f -`); no other table is touched."""
+
+    ruleset: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveNft:
+    """Take away `table inet wgrouter`; its absence is no error."""
+
+
+@dataclass(frozen=True, slots=True)
 class Renew:
     """`ubus call network.interface.<interface> renew`: re-apply the configuration without tearing down."""
 
@@ -279,6 +292,8 @@ Effect = (
     | DeleteRoute
     | AddRule
     | DeleteRule
+    | ApplyNft
+    | RemoveNft
     | Renew
     | Restart
 )
@@ -294,6 +309,8 @@ CHANGES = (
     DeleteRoute,
     AddRule,
     DeleteRule,
+    ApplyNft,
+    RemoveNft,
     Renew,
     Restart,
 )

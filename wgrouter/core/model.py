@@ -100,6 +100,7 @@ class Route:
     protocol: int = 0
     kind: str = "unicast"  # unicast | unreachable | blackhole | prohibit | throw | local | ...
     source: str = ""  # RTA_PREFSRC
+    src: str = ""  # a source-specific IPv6 route (`default from 2001:db8::/56`), as netifd makes them by default
     linkdown: bool = False  # any next hop is RTNH_F_LINKDOWN or RTNH_F_DEAD
     expires: bool = False  # learnt from a router advertisement
 
@@ -194,6 +195,7 @@ class World:
     nameservers: tuple[Nameserver, ...] = ()
     interfaces: Mapping[str, Interface] | None = None  # None: no netifd here
     clock_trusted: bool = True  # wall clock is later than this program's own build
+    nft: str | None = None  # the digest in `table inet wgrouter`, "" without that table
 
 
 # The parts of the World that a Look can name.
@@ -202,3 +204,4 @@ WIREGUARD = "wireguard"
 NAMESERVERS = "nameservers"
 INTERFACES = "interfaces"
 EVERYTHING = (NET, WIREGUARD, NAMESERVERS, INTERFACES)
+NFT = "nft"  # costs a fork: looked at only at the start and while a ruleset is wanted

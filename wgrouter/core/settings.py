@@ -120,8 +120,8 @@ class Probing:
     metered_interval: Seconds = 10.0
     timeout: Seconds = 2.0  # an answer later than this is lost
     late_min: Seconds = 0.2  # never suspect an answer younger than this
-    burst_interval: Seconds = 0.05
-    burst_count: int = 8
+    burst_interval: Seconds = 0.04
+    burst_count: int = 6
     window: Seconds = 30.0
     dns_name: str = "."  # the name asked by dns-udp and dns-tcp
     http_url: str = "http://connectivitycheck.gstatic.com/generate_204"
