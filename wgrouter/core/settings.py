@@ -184,7 +184,7 @@ class Settings:
     look_interval: Seconds = 5.0  # between looks at WireGuard while all is well
     journal_entries: int = 512
     log_level: str = "info"
-    extra: Mapping[str, str] = field(default_factory=dict)
+    interfaces: Mapping[str, str] = field(default_factory=dict)  # logical interface → device, as the network file has it
 
     def peers(self) -> tuple[Peer, ...]:
         return tuple(peer for tunnel in self.tunnels for peer in tunnel.peers)
