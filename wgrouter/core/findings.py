@@ -100,6 +100,10 @@ class Why(Enum):
     CLOCK_RIGHT = ("clock.right", Severity.INFO, "the clock is set")
     COMMANDED = ("agent.commanded", Severity.INFO, "{verb} asked by {origin}")
     BUS_ABSENT = ("ubus.absent", Severity.INFO, "no ubus here: {reason}")
+    BUS_PRESENT = ("ubus.present", Severity.INFO, "on ubus as {object}")
+    BUS_LOST = ("ubus.lost", Severity.WARNING, "ubus is gone, all else goes on: {reason}")
+    HOOK_FAILED = ("hook.failed", Severity.WARNING, "{script} for {action}: {reason}")
+    HOOK_DROPPED = ("hook.dropped", Severity.WARNING, "{action} is not told to the scripts: {reason}")
 
     @property
     def code(self) -> str:

@@ -279,6 +279,17 @@ class Restart:
     interface: str
 
 
+@dataclass(frozen=True, slots=True)
+class RunHook:
+    """Run the scripts in /etc/hotplug.d/<directory> with this environment: ACTION, and what docs/openwrt.md names for it.
+
+    No answer comes, and nothing waits for them: what a script does with the news is its own affair.
+    """
+
+    environment: Mapping[str, str]
+    directory: str = "wgrouter"  # or "iface", for scripts that know mwan3's connected and disconnected
+
+
 Effect = (
     Look
     | Ask
@@ -296,6 +307,7 @@ Effect = (
     | RemoveNft
     | Renew
     | Restart
+    | RunHook
 )
 
 # Effects that change the router; the others only look or ask.
