@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from wgrouter.core.messages import (
     AddRoute,
     AddRule,
+    ApplyNft,
     DeleteRoute,
     DeleteRule,
     Effect,
@@ -151,6 +152,8 @@ def _gives(effect: Effect) -> Place | None:
         return ("table", effect.route.family, effect.route.table)
     if isinstance(effect, AddRule):
         return _selectors(effect.rule)
+    if isinstance(effect, ApplyNft):
+        return ("nft",)
     return None
 
 
