@@ -2,7 +2,7 @@
 
 Recording keeps references and renders nothing. The ring is made of segments, each of which begins with a
 Checkpoint (all that the engine knew then): the oldest segment can go, and what is left still replays from
-its first checkpoint. Bounded by entries and by an estimate of bytes. Decides nothing; knows no engine or port.
+its first checkpoint. Bounded by entries and by an estimate of bytes. Knows no engine and no port.
 
 Written as JSON lines: a header, then checkpoints and steps in order (`replay.py` reads them back).
 """
@@ -34,7 +34,7 @@ BUILT = 1_735_689_600  # 2025-01-01: a wall clock before this has never been set
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One step: what came in, what the engine made of it. `wall` is seconds since 1970, None if nobody knows."""
+    """One step: what came in, what the engine made of it. `wall` is seconds since 1970, None if unknown."""
 
     number: int
     at: Instant

@@ -1,6 +1,6 @@
 """Reads what journal.py wrote, and feeds it to a fresh engine: does it decide the same?
 
-Trusts nothing in a file: damage of any kind is a JournalError that names the line. Imports the engine's classes
+Trusts nothing in a file: damage of any kind is a JournalError that names the line. Imports the core's modules
 only when asked, so that the running agent does not pay for it.
 """
 
@@ -127,22 +127,20 @@ def replay(recording: Recording, fresh: Callable[[Any], Engine], most: int = 20)
     for item in recording.items:
         if len(found) >= most:
             break
-        if isinstance(item, Checkpoint):
-            if engine is None or engine.state != item.state:
-                if engine is not None:
+        last = item if isinstance(item, Entry) else last
+        try:
+            if isinstance(item, Checkpoint):
+                if engine is not None and engine.state != item.state:
                     where = _where(engine.state, item.state)
                     found.append(Difference(last.number, item.at, brief(last.event), "state", *where))
-                engine = fresh(item.state)
-        elif engine is not None:
-            last = item
-            try:
-                step = engine.handle(item.event, item.at)
-            except Exception as error:  # noqa: BLE001 — a damaged value may break any expression; that is a result
-                what = f"{type(error).__name__}: {error}"
-                found.append(Difference(item.number, item.at, brief(item.event), "exception", "a step", what))
-                engine = None  # until the next checkpoint
-            else:
-                found.extend(_differences(item, step))
+                    engine = None
+                engine = engine or fresh(item.state)
+            elif engine is not None:
+                found.extend(_differences(item, engine.handle(item.event, item.at)))
+        except Exception as error:  # noqa: BLE001 — a damaged value may break any expression
+            what = f"{type(error).__name__}: {error}"
+            found.append(Difference(last.number, item.at, brief(last.event), "exception", "none", what))
+            engine = None  # until the next checkpoint
     return found[:most]
 
 
@@ -258,6 +256,8 @@ class _Reader:
 
 def _instant(number: int, data: dict[str, Any], name: str) -> Instant:
     value = data.get(name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise JournalError(number, f'"{name}" must be a number of seconds, not {brief(value)}')
-    return float(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 53:
+        return float(value)
+    raise JournalError(number, f'"{name}" must be a number of seconds, not {brief(value)}')
