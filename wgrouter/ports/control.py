@@ -2,8 +2,8 @@
 
 One JSON object a line in, one a line out: {"verb": "status", "arguments": {}} → {"ok": true, "result": …} or
 {"ok": false, "error": "…"}. Root only: a directory of mode 0700, a socket of 0600, and the peer's user id is
-checked. Knows no verb. The client half, `ask`, is here too. Importing this module costs little (no dataclasses,
-nothing of the core), because every command of the command line does.
+checked. Knows no verb. The client half, `ask`, is here too. Importing this costs little (no dataclasses, nothing
+of the core), because every command of the command line does.
 """
 
 from __future__ import annotations
@@ -67,9 +67,10 @@ def path_below(root: str) -> str:
 
 
 class Control:
-    """Listens at `path` from `open` to `close`. `handler(verb, arguments)` gives the result or raises Refused.
+    """Listens at `path` between `open` and `close`.
 
-    Any other exception of the handler is told to the client and to `on_fault`; a question ends no agent.
+    `handler(verb, arguments)` returns the result or raises Refused. Any other exception is told to the client
+    and to `on_fault`: a question ends no agent.
     """
 
     def __init__(
@@ -193,8 +194,8 @@ class Control:
 class _Client:
     """One connection: collects a line, answers it, and sends the answer before it reads on.
 
-    One line a turn of the loop, however many came at once. It waits for more of a request or for room to send,
-    never for both, so a client that does not read is not read from either.
+    One line a turn of the loop, however many came at once. It waits for more of a request or for room to
+    send, never for both, so a client that does not read is not read from either.
     """
 
     def __init__(self, control: Control, connection: socket.socket) -> None:
@@ -338,7 +339,7 @@ def _peer_uid(connection: socket.socket) -> int:
 
 
 def _by_short_path(path: str, use: Callable[[str], object]) -> None:
-    """Call `use` with the path, or with a short name of it where a socket address has no room for the path."""
+    """Call `use` with the path, or with a short name of it where a socket address has no room for it."""
     if len(os.fsencode(path)) <= SUN_PATH:
         use(path)
         return
