@@ -1,0 +1,127 @@
+"""Runs the whole test suite in stages, on both library sets, and sums up: `make test`.
+
+Every stage runs, whatever became of the one before, so that one run tells everything. A stage fails if pytest
+says so, and also if it collected no test at all (exit 5): an empty stage is a mistake in a marker or a path,
+not a success.
+
+Usage: python -m tests.tools.suites [STAGE...]    without arguments: all, in order
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SETS = ("router", "newest")
+# Lab tests measure outages in milliseconds on machines of two cores: one at a time.
+WORKERS = {"unit": os.environ.get("UNIT_WORKERS", "2"), "lab": os.environ.get("LAB_WORKERS", "0")}
+COUNT = re.compile(r"(\d+) (passed|failed|skipped|errors?|xfailed|xpassed|warnings?)\b")
+CLOSING = re.compile(r"^=+ .*\b(\d+ \w+|no tests ran).* in [\d.]+s.*=+$")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command, and the longest it may take."""
+
+    name: str
+    command: list[str]
+    limit_s: int
+
+
+@dataclass
+class Outcome:
+    """What became of a stage."""
+
+    status: int
+    seconds: float
+    closing: list[str] = field(default_factory=list)
+
+
+def pytest_stage(kind: str, which: str, marks: str, limit_s: int) -> Stage:
+    """A stage that runs the tests chosen by `marks` on one library set."""
+    command = [f"build/venv-{which}/bin/python", "-m", "pytest", "-m", marks, "-n", WORKERS[kind]]
+    return Stage(f"{kind}-{which}", command, limit_s)
+
+
+def stages() -> list[Stage]:
+    """All stages, in order: the fast ones first."""
+    return [
+        *(pytest_stage("unit", which, "not lab and not vm", 600) for which in SETS),
+        *(pytest_stage("lab", which, "lab", 900) for which in SETS),
+        Stage("vm", ["make", "--no-print-directory", "vm"], 900),
+    ]
+
+
+def run(stage: Stage) -> Outcome:
+    """Run one stage with its output passed through, and keep pytest's closing lines."""
+    print(f"\n##### {stage.name}: {' '.join(stage.command)}", flush=True)
+    env = os.environ | {"WGROUTER_STRICT": "1", "PYTHONUNBUFFERED": "1"}
+    began = time.monotonic()
+    child = subprocess.Popen(
+        ["timeout", "--kill-after=20", str(stage.limit_s), *stage.command],
+        cwd=ROOT,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    closing = []
+    assert child.stdout
+    try:
+        for line in child.stdout:
+            print(line, end="", flush=True)
+            if CLOSING.match(line.rstrip()):
+                closing.append(line.rstrip().strip("= "))
+        status = child.wait()
+    except KeyboardInterrupt:
+        child.send_signal(signal.SIGTERM)
+        child.wait()
+        raise
+    if status == 124:
+        print(f"##### {stage.name}: stopped after {stage.limit_s} s", flush=True)
+    return Outcome(status, time.monotonic() - began, closing)
+
+
+def total(outcomes: list[Outcome]) -> str:
+    """The counts of all stages, in the words and the order of pytest's own closing line."""
+    counts: Counter[str] = Counter()
+    for outcome in outcomes:
+        for line in outcome.closing:
+            for number, what in COUNT.findall(line):
+                counts["error" if what == "errors" else what.replace("warnings", "warning")] += int(number)
+    order = ("failed", "passed", "skipped", "xfailed", "xpassed", "warning", "error")
+    return ", ".join(f"{counts[what]} {what}" for what in order if counts[what]) or "no tests ran"
+
+
+def main(names: list[str]) -> int:
+    """Run the named stages, or all; print a summary whose last line reads like pytest's; 0 if all passed."""
+    every = stages()
+    if unknown := set(names) - {stage.name for stage in every}:
+        names_there = ", ".join(stage.name for stage in every)
+        print(f"unknown stage {sorted(unknown)}; there are: {names_there}", file=sys.stderr)
+        return 2
+    chosen = [stage for stage in every if not names or stage.name in names]
+    outcomes = [run(stage) for stage in chosen]
+    failed = [stage.name for stage, outcome in zip(chosen, outcomes, strict=True) if outcome.status]
+    print("\n##### summary")
+    for stage, outcome in zip(chosen, outcomes, strict=True):
+        verdict = "ok    " if not outcome.status else f"FAILED (exit {outcome.status})"
+        closing = " | ".join(outcome.closing) or "no closing line"
+        print(f"{stage.name:12} {verdict} {outcome.seconds:6.1f} s   {closing}")
+    if failed:
+        print(f"failed stages: {', '.join(failed)}; again with: make test STAGES='{' '.join(failed)}'")
+    elapsed = sum(outcome.seconds for outcome in outcomes)
+    print(f"{f' {total(outcomes)} in {elapsed:.2f}s ':=^80}")
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
