@@ -1,0 +1,628 @@
+"""A lab that stands: its boxes, and the verbs that break and mend it.
+
+build() makes one from a topology and takes it down again, whatever happens in between. Verbs return when what
+they say is so.
+"""
+
+import contextlib
+import dataclasses
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+
+from . import netns, openwrt, wireguard
+from .agent import Agent
+from .faults import Direction, IspFaults, core_rules, isp_rules, site_rules
+from .nameserver import Answer, Nameserver, ask
+from .netns import Box, LabError
+from .poll import until
+from .topology import WEB, WELL_KNOWN, Isp, Router, Site, Topology, WireGuard, single
+from .traffic import Connects, Download, Flow
+from .wireguard import Devices, Peer, Seen
+from .wiring import add_host, family, host, wire
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def verb(method: F) -> F:
+    """Mark a method as a command of the prompt (__main__.py)."""
+    method.is_verb = True  # type: ignore[attr-defined]
+    return method
+
+
+class LabRouter:
+    """A router: its box, its tunnels as `wg` sees them, and the agent on it."""
+
+    def __init__(self, plan: Router, box: Box, topology: Topology, keys: openwrt.Keys, root: Path) -> None:
+        self.plan = plan
+        self.box = box
+        self.uplinks = topology.uplinks(plan.name)
+        # The root of the agent's file system: `--root`.
+        self.root = root
+        self.agent: Agent | None = None
+        self._sites = topology.sites
+        self._keys = keys
+        self.tunnels = openwrt.tunnels(topology.sites)
+        self.write(
+            "etc/config/network", openwrt.network(plan, self.uplinks, topology.sites, keys), mode=0o600
+        )
+        self.write("etc/config/wgrouter", "")
+        self.write("tmp/resolv.conf.d/resolv.conf.auto", openwrt.resolv_conf_auto(self.uplinks))
+        (root / "var" / "run").mkdir(parents=True)
+
+    def write(self, path: str, text: str, mode: int = 0o644) -> Path:
+        """Write a file below the router's root."""
+        file = self.root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        file.chmod(mode)
+        return file
+
+    def configure(self, device: str, index: int) -> None:
+        """Set a tunnel up as netifd does: device, addresses, routes, and a host route to each endpoint."""
+        sites = [site for site in self._sites if site.tunnel == device]
+        port = self.plan.listen_port + index if self.plan.listen_port else 0
+        conf = wireguard.router_conf(self.plan, sites, self._keys, port)
+        self.box.run("wg", "setconf", device, "/dev/stdin", stdin=conf)
+        lines = [add_host(a.partition("/")[0], device) for a in openwrt.tunnel_addresses(self.plan)]
+        lines.append(f"link set {device} mtu 1420 up")
+        lines += [
+            f"route add {allowed} dev {device} proto static" for site in sites for allowed in site.allowed_ips
+        ]
+        if self.plan.host_routes and self.plan.resolved and self.uplinks:
+            best = self.uplinks[0]
+            for site in sites:
+                address = site.home_a[0]
+                gateway = best.gateway4 if family(address) == 4 else best.gateway6
+                metric = f" metric {best.metric}" if best.metric else ""
+                lines.append(
+                    f"route add {host(address)} via {gateway} dev {best.device} proto static{metric}"
+                )
+        self.box.ip(*lines)
+
+    def run(self, *argv: str, check: bool = True, stdin: str = "") -> str:
+        """Run a program on the router to its end; its output."""
+        return self.box.run(*argv, check=check, stdin=stdin)
+
+    def wg(self, device: str = "wg0") -> Seen:
+        """The device as `wg show … dump` has it."""
+        return wireguard.show(self.box, device)
+
+    def peer(self, site: str) -> Peer:
+        """The peer of a site as `wg` has it: endpoint, handshake, received, sent …"""
+        plan = next(plan for plan in self._sites if plan.name == site)
+        return self.wg(plan.tunnel).peers[self._keys.sites[site].public]
+
+    def public_key(self, site: str) -> str:
+        """By which key the router knows a site."""
+        return self._keys.sites[site].public
+
+    def start_agent(
+        self,
+        config: str | None = None,
+        *,
+        arguments: Sequence[str] = (),
+        command: Sequence[str] | None = None,
+        python: str = sys.executable,
+        env: Mapping[str, str] | None = None,
+    ) -> Agent:
+        """Start wgrouter here with this text as /etc/config/wgrouter (or any other `command`)."""
+        if config is not None:
+            self.write("etc/config/wgrouter", config)
+        self.agent = Agent(self.box, self.root, arguments=arguments, command=command, python=python, env=env)
+        return self.agent.start()
+
+
+class LabSite:
+    """A far site that is alive: it can move, die and come back."""
+
+    def __init__(self, plan: Site, box: Box, devices: Devices, conf: str, routers: Sequence[Router]) -> None:
+        self.plan = plan
+        self.box = box
+        self.addresses: tuple[str, ...] = plan.home_a
+        self.dead_ports: frozenset[int] = frozenset()
+        self._devices = devices
+        self._conf = conf
+        self._routers = routers
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def begin(self) -> None:
+        self._process = self._devices.begin(self.box, "wg0")
+
+    def finish(self) -> None:
+        self._devices.await_device(self.box, "wg0", self._process)
+        routes = [
+            f"route add {prefix} dev wg0"
+            for router in self._routers
+            for prefix in (
+                f"{router.tunnel4}/32",
+                f"{router.tunnel6}/128",
+                f"{router.lan4}.0/24",
+                f"{router.lan6}:/64",
+            )
+        ]
+        lines = [
+            add_host(self.plan.tunnel4, "wg0"),
+            add_host(self.plan.tunnel6, "wg0"),
+            "link set wg0 mtu 1420 up",
+        ]
+        self.box.run("wg", "setconf", "wg0", "/dev/stdin", stdin=self._conf)
+        self.box.ip(*lines, *routes)
+
+    def stop(self) -> None:
+        """Its WireGuard is gone; the host is still there."""
+        if self._process is not None:
+            netns.end(self._process)
+            self._process = None
+        else:
+            self.box.run("ip", "link", "del", "wg0")
+
+    def start(self) -> None:
+        """Its WireGuard is back, without a memory of sessions."""
+        self.begin()
+        self.finish()
+
+    def move_to(self, *addresses: str) -> None:
+        """Leave all public addresses, and have these. What is sent to the old ones vanishes."""
+        unknown = set(addresses) - set(self.plan.all_homes)
+        if unknown:
+            raise LabError(
+                f"{self.plan.name} can live at {', '.join(self.plan.all_homes)}; not at {', '.join(unknown)}"
+            )
+        lines = [f"addr del {host(a)} dev net" for a in self.addresses if a not in addresses]
+        lines += [add_host(a, "net") for a in addresses if a not in self.addresses]
+        if lines:
+            self.box.ip(*lines)
+        self.addresses = addresses
+
+    def wg(self) -> Seen:
+        """Its device as `wg show … dump` has it: the router's endpoint as the far side sees it."""
+        return wireguard.show(self.box, "wg0")
+
+
+class Lab:
+    """All boxes of a topology. Verbs name an ISP by its letter, a site and a DNS name by "site1"."""
+
+    def __init__(self, topology: Topology, name: str) -> None:
+        self.topology = topology
+        self.name = name
+        self.directory = netns.directory(name)
+        self.boxes: dict[str, Box] = {}
+        self.routers: dict[str, LabRouter] = {}
+        self.sites: dict[str, LabSite] = {}
+        self._isp_faults = {isp.name: IspFaults() for isp in topology.isps}
+        self._dead_addresses: set[str] = set()
+        self.dns: Nameserver
+        self.keys: openwrt.Keys
+        self.wireguard: WireGuard
+
+    # ---- set-up and end
+
+    def open(self) -> None:
+        """Make all of it. build() calls this, and close() also when it fails half-way."""
+        topology = self.topology
+        self.directory.mkdir(mode=0o700)
+        logs = self.directory / "log"
+        logs.mkdir()
+        resolv = self.directory / "resolv.conf"
+        resolv.write_text("".join(f"nameserver {isp.resolvers[0]}\n" for isp in topology.isps[:3]) or "\n")
+        plan = wire(topology)
+        self.boxes = netns.add(self.name, plan.namespaces, plan.links, resolv)
+        self.dns = Nameserver(self.boxes["dns"], self.directory / "dns", topology.ttl)
+        for site in topology.sites:
+            self._set_addresses(site.name, site.home_a, None)
+        for record, kind, data in topology.records:
+            self.dns.set(record, kind, [data])
+        self.dns.begin()
+        self.keys = wireguard.make_keys(topology)
+        devices = Devices(topology.wireguard, logs)
+        self.wireguard = devices.kind
+        far = [self.boxes[site.name] for site in topology.sites if site.alive]
+        server_log = logs / "server.log"
+        command = (
+            sys.executable,
+            "-m",
+            "tests.lab.server",
+            *(str(box.path) for box in (self.boxes["web"], *far)),
+        )
+        self.boxes["web"].start(*command, log=server_log)
+        for site in topology.sites:
+            if site.alive:
+                conf = wireguard.site_conf(site, topology.routers, self.keys)
+                self.sites[site.name] = LabSite(site, self.boxes[site.name], devices, conf, topology.routers)
+                self.sites[site.name].begin()
+        for router in topology.routers:
+            root = self.directory / router.name
+            self.routers[router.name] = LabRouter(router, self.boxes[router.name], topology, self.keys, root)
+        processes = {
+            (router.plan.name, tunnel): devices.begin(router.box, tunnel)
+            for router in self.routers.values()
+            for tunnel in router.tunnels
+        }
+        for far_site in self.sites.values():
+            far_site.finish()
+        for router_up in self.routers.values():
+            for index, tunnel in enumerate(router_up.tunnels):
+                devices.await_device(router_up.box, tunnel, processes[router_up.plan.name, tunnel])
+                router_up.configure(tunnel, index)
+        self.dns.await_ready()
+        until(lambda: "ready" in server_log.read_text(), within=10, what="the servers of the internet")
+
+    def await_tunnels(self, within: float = 15) -> None:
+        """Return when every router has had a handshake with every site that is alive and was resolved at
+        set-up.
+        """
+        for router in self.routers.values():
+            if router.plan.resolved:
+                keys = {router.public_key(site) for site in self.sites if self.sites[site].plan.keepalive}
+                until(
+                    lambda router=router, keys=keys: (
+                        keys  # type: ignore[misc]
+                        <= {
+                            p.public_key
+                            for t in router.tunnels
+                            for p in router.wg(t).peers.values()
+                            if p.handshake
+                        }
+                    ),
+                    within=within,
+                    what=f"a handshake of {router.plan.name} with every site",
+                )
+
+    def close(self) -> None:
+        """End every process and delete every namespace of this lab."""
+        try:
+            for box in self.boxes.values():
+                box.end()
+        finally:
+            netns.remove(self.name)
+
+    # ---- who is there
+
+    @property
+    def router(self) -> LabRouter:
+        """The router, or the first of several."""
+        return next(iter(self.routers.values()))
+
+    @property
+    def client(self) -> Box:
+        """The box on the (first) router's LAN."""
+        return self.boxes[self.router.plan.client]
+
+    def site(self, name: str = "site1") -> LabSite:
+        """A far site that is alive."""
+        return _named(self.sites, name, "site")
+
+    def isp(self, name: str) -> Isp:
+        """The plan of an ISP: its addresses, its interface at the router."""
+        return _named({isp.name: isp for isp in self.topology.isps}, name, "ISP")
+
+    def isp_box(self, name: str) -> Box:
+        """The box of an ISP."""
+        return self.boxes[self.isp(name).namespace]
+
+    def address(self, to: str, version: int = 4) -> str:
+        """What "web" or "site1" (inside the tunnel) means as an address; an address is itself."""
+        if to == "web":
+            return WEB[0 if version == 4 else 1]
+        plans = {site.name: site for site in self.topology.sites}
+        if to in plans:
+            return plans[to].tunnel4 if version == 4 else plans[to].tunnel6
+        if "." in to or ":" in to:
+            return to
+        raise LabError(f"{to!r} is neither an address nor one of web, {', '.join(plans)}")
+
+    # ---- traffic
+
+    def _box(self, name: str) -> Box:
+        return _named(self.boxes, name, "box")
+
+    def flow(
+        self,
+        source: str,
+        to: str,
+        *,
+        version: int = 4,
+        hertz: float = 100,
+        device: str = "",
+        connected: bool = False,
+    ) -> Flow:
+        """Start a steady echo flow, e.g. flow("router", "site1") through the tunnel, flow("client", "web")
+        past it.
+        """
+        return Flow(
+            self._box(source), self.address(to, version), hertz=hertz, device=device, connected=connected
+        )
+
+    def connects(self, source: str, to: str, *, version: int = 4, hertz: float = 20) -> Connects:
+        """Start making new TCP connections at a steady rate."""
+        return Connects(self._box(source), self.address(to, version), hertz=hertz)
+
+    def download(self, source: str, to: str, *, version: int = 4) -> Download:
+        """Start a TCP download without end."""
+        return Download(self._box(source), self.address(to, version))
+
+    def pings(self, source: str, to: str, *, version: int = 4, seconds: float = 1.0) -> bool:
+        """Whether one ICMP echo is answered in time, with `ping` as the witness."""
+        argv = ("ping", "-n", "-c1", f"-W{seconds:g}", self.address(to, version))
+        return ", 1 received" in self._box(source).run(*argv, check=False)
+
+    # ---- verbs: the paths
+
+    def _break(self, isp: str, **change: Any) -> None:
+        self._isp_faults[self.isp(isp).name] = dataclasses.replace(self._isp_faults[isp], **change)
+        self.isp_box(isp).nft(isp_rules(self._isp_faults[isp]))
+
+    @verb
+    def cut_carrier(self, isp: str) -> None:
+        """Pull the cable between the router and an ISP, at the ISP's end."""
+        self.isp_box(isp).run("ip", "link", "set", "sub", "down")
+
+    @verb
+    def restore_carrier(self, isp: str) -> None:
+        """Plug it in again."""
+        self.isp_box(isp).run("ip", "link", "set", "sub", "up")
+
+    @verb
+    def blackhole(self, isp: str, gateway: bool = True) -> None:
+        """Let nothing through an ISP, silently; gateway=False: its end of the line does not answer either,
+        ARP included.
+        """
+        self._break(isp, blackhole=True, gateway=gateway)
+
+    @verb
+    def unblackhole(self, isp: str) -> None:
+        """Let everything through again."""
+        self._break(isp, blackhole=False, gateway=True)
+
+    @verb
+    def lose(self, isp: str, percent: float, direction: Direction = "down") -> None:
+        """Lose so many percent of the packets in a direction ("down": towards the router, so of the answers);
+        0 ends it.
+        """
+        self._break(isp, loss_percent=percent, loss_direction=direction)
+
+    @verb
+    def rebind_nat(self, isp: str, stale: bool = True) -> None:
+        """Make the ISP's NAT forget every mapping. stale: UDP from the source ports it had is dropped from
+        now on.
+        """
+        box = self.isp_box(isp)
+        if stale:
+            listed = box.run("conntrack", "-L", "-p", "udp", "-s", self.isp(isp).router4, check=False)
+            # The first sport= of a line is the subscriber's, the second the answer's.
+            ports = {int(port) for port in re.findall(r"^udp.*? sport=(\d+)", listed, re.MULTILINE)}
+            self._break(isp, stale_ports=self._isp_faults[isp].stale_ports | ports)
+        box.run("conntrack", "-F")
+
+    @verb
+    def heal_nat(self, isp: str) -> None:
+        """Let the source ports that rebind_nat made stale work again."""
+        self._break(isp, stale_ports=frozenset())
+
+    @verb
+    def nat_lifetime(self, isp: str, seconds: int) -> None:
+        """How long the ISP's NAT keeps the mapping of a silent UDP flow (30, and 120 for a busy one, at
+        first).
+        """
+        for name in ("nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream"):
+            self.isp_box(isp).sh(f"echo {seconds} >/proc/sys/net/netfilter/{name}")
+
+    @verb
+    def silence(self, address: str) -> None:
+        """Let the internet forward nothing to an address, as if that one host were dead."""
+        self._dead_addresses.add(address)
+        self.boxes["core"].nft(core_rules(self._dead_addresses))
+
+    @verb
+    def unsilence(self, address: str) -> None:
+        """Bring the host of silence() back."""
+        self._dead_addresses.discard(address)
+        self.boxes["core"].nft(core_rules(self._dead_addresses))
+
+    # ---- verbs: sites
+
+    @verb
+    def move_site(self, site: str, *addresses: str) -> None:
+        """Move a far site to these addresses; its name stays behind."""
+        self.site(site).move_to(*addresses)
+
+    @verb
+    def drop_port(self, site: str, port: int) -> None:
+        """Let nothing reach a UDP port of a site."""
+        self._ports(site, self.site(site).dead_ports | {port})
+
+    @verb
+    def open_port(self, site: str, port: int) -> None:
+        """Undo drop_port."""
+        self._ports(site, self.site(site).dead_ports - {port})
+
+    def _ports(self, site: str, dead: frozenset[int]) -> None:
+        self.site(site).box.nft(site_rules(dead))
+        self.site(site).dead_ports = dead
+
+    @verb
+    def stop_site(self, site: str) -> None:
+        """Stop a site's WireGuard."""
+        self.site(site).stop()
+
+    @verb
+    def start_site(self, site: str) -> None:
+        """Start a site's WireGuard again."""
+        self.site(site).start()
+
+    # ---- verbs: names
+
+    def _set_addresses(self, name: str, addresses: Iterable[str], ttl: int | None) -> None:
+        self.dns.forget(name)
+        for kind, version in (("A", 4), ("AAAA", 6)):
+            if chosen := [address for address in addresses if family(address) == version]:
+                self.dns.set(name, kind, chosen, ttl)
+
+    @verb
+    def move(self, name: str, *addresses: str, ttl: int | None = None) -> None:
+        """Give a name these addresses and no others (A and AAAA): what a DDNS update does.
+
+        It also ends nxdomain and servfail.
+        """
+        self._set_addresses(name, addresses, ttl)
+        self.dns.fail(name, False)
+        self.dns.publish()
+
+    @verb
+    def publish(self, name: str, kind: str, *data: str, ttl: int | None = None) -> None:
+        """Set the records of one type, e.g. publish("_wireguard._udp.site1", "SRV", "0 0 51821 site1")."""
+        self.dns.set(name, kind, data, ttl)
+        self.dns.publish()
+
+    @verb
+    def nxdomain(self, name: str) -> None:
+        """Say that a name does not exist. move() ends it."""
+        self.dns.forget(name)
+        self.dns.publish()
+
+    @verb
+    def lie(self, name: str, address: str = "127.0.0.1") -> None:
+        """Answer with an address that is not true. move() ends it."""
+        self.move(name, address)
+
+    @verb
+    def servfail(self, name: str) -> None:
+        """Answer SERVFAIL for a name. move() ends it."""
+        self.dns.fail(name, True)
+
+    @verb
+    def stop_dns(self, isp: str | None = None, refuse: bool = False) -> None:
+        """Silence the DNS server, or only the addresses one ISP hands out; refuse: ICMP says that nobody
+        listens.
+        """
+        self.dns.silence(self._resolvers(isp), refuse=refuse)
+
+    @verb
+    def start_dns(self, isp: str | None = None) -> None:
+        """Undo stop_dns."""
+        self.dns.speak(None if isp is None else self._resolvers(isp))
+
+    def _resolvers(self, isp: str | None) -> list[str]:
+        isps = self.topology.isps if isp is None else (self.isp(isp),)
+        return [a for one in isps for a in one.resolvers] + (list(WELL_KNOWN) if isp is None else [])
+
+    @verb
+    def slow_dns(self, seconds: float) -> None:
+        """Answer over UDP only after this long; 0 ends it."""
+        self.dns.slow(seconds)
+
+    def query(
+        self, name: str, kind: str = "A", *, source: str = "router", server: str = "", seconds: float = 1
+    ) -> Answer | None:
+        """Ask as a box would, with kdig: Answer("NOERROR", ("198.51.100.1",)), or None if nobody answered."""
+        return ask(self._box(source), name, kind, server or self.topology.isps[0].resolvers[0], seconds)
+
+    # ---- all at once
+
+    @verb
+    def heal(self) -> None:
+        """End every fault: paths, NAT, ports, names and sites are as at first.
+
+        The agent and the router are left alone.
+        """
+        for isp in self.topology.isps:
+            self._isp_faults[isp.name] = IspFaults()
+            self.isp_box(isp.name).nft(isp_rules(IspFaults()))
+            self.restore_carrier(isp.name)
+        self._dead_addresses.clear()
+        self.boxes["core"].nft(core_rules(()))
+        for site in self.sites.values():
+            self._ports(site.plan.name, frozenset())
+            site.move_to(*site.plan.home_a)
+        self.dns.speak()
+        self.dns.slow(0)
+        for name in self.dns.failing:
+            self.dns.fail(name, False)
+        for plan in self.topology.sites:
+            self._set_addresses(plan.name, plan.home_a, None)
+        self.dns.publish()
+
+    def report(self) -> str:
+        """What one wants to see when a test failed: each router's tunnels, routes, and its agent's last
+        words.
+        """
+        parts = []
+        for router in self.routers.values():
+            parts.append(f"---- {router.plan.name} ({router.box.netns})")
+            shown = "wg show all endpoints; wg show all latest-handshakes; ip rule; ip route; ip -6 route"
+            parts.append(router.box.sh(f"{{ {shown}; }} 2>&1", check=False))
+            if router.agent is not None:
+                parts.append(f"---- agent, exit status {router.agent.exit_status}\n{router.agent.tail()}")
+        return "\n".join(parts)
+
+
+def _named(things: Mapping[str, T], name: str, what: str) -> T:
+    try:
+        return things[name]
+    except KeyError:
+        raise LabError(f"no {what} {name!r}; there are: {', '.join(things)}") from None
+
+
+# Labs that stand now in this process, for reports on failure.
+standing: list[Lab] = []
+
+
+@contextlib.contextmanager
+def _signals_end_us() -> Iterator[None]:
+    """SIGTERM and SIGHUP become SystemExit, so that `with` blocks are left in order.
+
+    Handlers of others are left alone.
+    """
+    mine: list[signal.Signals] = []
+
+    def leave(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is threading.main_thread():
+        mine = [
+            number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL
+        ]
+    for number in mine:
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number in mine:
+            signal.signal(number, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def build(topology: Topology | None = None, *, wait: bool = True) -> Iterator[Lab]:
+    """Build a lab, wait (unless told not to) for its tunnels, and take it down at the end of the `with`
+    block.
+    """
+    netns.sweep()
+    lab = Lab(topology or single(), netns.new_name())
+    with _signals_end_us():
+        try:
+            lab.open()
+            standing.append(lab)
+            if wait:
+                lab.await_tunnels()
+            yield lab
+        except Exception as error:
+            error.add_note(lab.report())
+            raise
+        finally:
+            if lab in standing:
+                standing.remove(lab)
+            lab.close()
+
+
+def now() -> float:
+    """The clock that traffic notes times on, for outage(since=…)."""
+    return time.monotonic()

@@ -1,0 +1,64 @@
+"""Waiting for something to become true, and nothing else: the one place in the lab's tests where time passes.
+
+`until` polls; there is no `sleep(long enough)` anywhere, so a test takes as long as the thing it tests.
+"""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+POLL_SECONDS = 0.015
+
+
+class NotInTime(AssertionError):
+    """What was waited for did not come, or did not last."""
+
+
+def _attempt(condition: Callable[[], T]) -> tuple[T | None, str]:
+    """The condition's value and how to show it.
+
+    An error is a "not yet": half of what is polled is still starting.
+    """
+    try:
+        value = condition()
+    except (NameError, AttributeError, TypeError):
+        raise  # a mistake in the test, which waiting does not mend
+    except Exception as error:  # noqa: BLE001 - it is shown if nothing better comes in time
+        return None, f"{type(error).__name__}: {error}"
+    return value, repr(value)
+
+
+def until(condition: Callable[[], T], *, within: float, what: str = "") -> T:
+    """Poll until the condition holds and return its value; NotInTime, with the last value, after `within`
+    seconds.
+    """
+    start = time.monotonic()
+    while True:
+        value, shown = _attempt(condition)
+        if value:
+            return value
+        if time.monotonic() - start > within:
+            raise NotInTime(f"{what or _name(condition)}: not within {within:g} s; last value: {shown}")
+        time.sleep(POLL_SECONDS)
+
+
+def stays(condition: Callable[[], T], *, during: float, what: str = "") -> T:
+    """Poll that the condition holds for `during` seconds; NotInTime, with the value that broke it."""
+    start = time.monotonic()
+    while True:
+        value, shown = _attempt(condition)
+        elapsed = time.monotonic() - start
+        if not value:
+            raise NotInTime(
+                f"{what or _name(condition)}: ended after {elapsed:.2f} of {during:g} s; value: {shown}"
+            )
+        if elapsed >= during:
+            return value
+        time.sleep(POLL_SECONDS)
+
+
+def _name(condition: Callable[[], object]) -> str:
+    code = getattr(condition, "__code__", None)
+    return f"the condition at {code.co_filename}:{code.co_firstlineno}" if code else repr(condition)
