@@ -1,4 +1,4 @@
-"""UCI text ⇄ sections: what libuci accepts, drops and refuses; the same against the real `uci` where it is found."""
+"""UCI text ⇄ sections: what libuci accepts, drops and refuses; compared with the real `uci` where it is found."""
 
 import re
 import shutil
@@ -20,7 +20,11 @@ Plain = list[tuple[str, str, dict[str, str | list[str]]]]
 def plain(data: bytes) -> Plain:
     """What a file says, as bare values."""
     return [
-        (s.type, s.name, {o.name: o.value if isinstance(o.value, str) else list(o.value) for o in s.options.values()})
+        (
+            s.type,
+            s.name,
+            {o.name: o.value if isinstance(o.value, str) else list(o.value) for o in s.options.values()},
+        )
         for s in parse(data).sections
     ]
 
@@ -44,7 +48,10 @@ SECTIONS = [
     ("config a b # why\n", [("a", "b", {})]),
     ("config a b#why\n", [("a", "b", {})]),
     ("config a\nconfig a\n", [("a", "cfg01b606", {}), ("a", "cfg02b606", {})]),
-    ("config a b\n option x 1\nconfig c d\nconfig a b\n option y 2\n", [("a", "b", {"x": "1", "y": "2"}), ("c", "d", {})]),
+    (
+        "config a b\n option x 1\nconfig c d\nconfig a b\n option y 2\n",
+        [("a", "b", {"x": "1", "y": "2"}), ("c", "d", {})],
+    ),
     ("config interface\n", [("interface", "cfg016d96", {})]),
     ("config a 'b' ; option x 'y' ; list z 1\n", [("a", "b", {"x": "y", "z": ["1"]})]),
     ("config a b; option x 1\n", [("a", "b", {})]),  # libuci never sees that semicolon
@@ -66,7 +73,7 @@ OPTIONS = [
     ('option x "say \\"it\\""', {"x": 'say "it"'}),
     ("option x 'back\\slash'", {"x": "back\\slash"}),
     ("option x a\\ b\\#c\\;d", {"x": "a b#c;d"}),
-    ('option x a"b c"\'d e\'f', {"x": "ab cd ef"}),
+    ("option x a\"b c\"'d e'f", {"x": "ab cd ef"}),
     ("option x 'a # b ; c'", {"x": "a # b ; c"}),
     ("option x 'two\nlines'", {"x": "two\nlines"}),
     ('option x "two\nlines"', {"x": "two\nlines"}),
@@ -125,7 +132,9 @@ def test_refused_with_its_line(text: str, line: int, problem: str) -> None:
 
 
 def test_places_are_kept() -> None:
-    first, second = parse(b"# x\nconfig a b\n\toption x '1\n2'\n\tlist y 1\n\tlist y 2\n\nconfig a\n").sections
+    first, second = parse(
+        b"# x\nconfig a b\n\toption x '1\n2'\n\tlist y 1\n\tlist y 2\n\nconfig a\n"
+    ).sections
     assert (first.line, first.options["x"].line, first.options["y"].line, second.line) == (2, 3, 5, 8)
     assert (first.anonymous, second.anonymous) == (False, True)
 
@@ -137,7 +146,12 @@ def test_what_libuci_drops_is_noted() -> None:
 
 def test_an_error_never_shows_what_may_be_a_key() -> None:
     key = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
-    for text in (f"{key}\n", f"config wireguard {key}\n", f"config a b\noption {key} x\n", f"option private_key\n'{key}'"):
+    for text in (
+        f"{key}\n",
+        f"config wireguard {key}\n",
+        f"config a b\noption {key} x\n",
+        f"option private_key\n'{key}'",
+    ):
         with pytest.raises(UciError) as caught:
             parse(text.encode())
         assert key[:12] not in str(caught.value)
@@ -153,18 +167,92 @@ def test_lists_and_options_as_scripts_see_them() -> None:
 
 # ---- whatever the bytes
 
-PIECES = st.sampled_from(
-    [
-        *"config option list package c o l p a b x_1 cfg01b606 t-y #c ; ;; ' \" '' \"\" \\ \\\\ \\' 'q w' \"q w\" é \xff".split(" "),
-        *("config a b\n", "option x y\n", "list x 'z'\n", " ", "  ", "\t", "\n", "\n\n", "\r\n", "\\\n", "\\\r\n", "\v", "\f", "\r"),
-        *("'a'", " ; ", "; ", " # ", "config a 'b' ", "option x 'y' ", "list x ", "option x ", "config a ", "''\n", "\x01", "\x7f"),
-    ]
-)  # fmt: skip
+MARKS = ["#c", ";", ";;", "'", '"', "''", '""', "\\", "\\\\", "\\'", "'q w'", '"q w"', "é", "\x01", "\x7f"]
+PLAIN = [
+    "config",
+    "option",
+    "list",
+    "package",
+    "c",
+    "o",
+    "l",
+    "p",
+    "a",
+    "b",
+    "x_1",
+    "cfg01b606",
+    "t-y",
+    "'a'",
+]
+SPACES = [
+    " ",
+    "  ",
+    "\t",
+    "\n",
+    "\n\n",
+    "\r\n",
+    "\\\n",
+    "\\\r\n",
+    "\v",
+    "\f",
+    "\r",
+    " ; ",
+    "; ",
+    " # ",
+    "''\n",
+]
+STARTS = [
+    "config a b\n",
+    "option x y\n",
+    "list x 'z'\n",
+    "config a 'b' ",
+    "option x 'y' ",
+    "list x ",
+    "config a ",
+]
+PIECES = st.sampled_from([*MARKS, *PLAIN, *SPACES, *STARTS])
 TEXTS = st.lists(PIECES, max_size=14).map(lambda pieces: "".join(pieces).encode("utf-8", "surrogateescape"))
 SPACED = st.lists(PIECES, max_size=10).map(lambda pieces: b"config a b\n" + " ".join(pieces).encode())
 
 
-@given(st.binary(max_size=200) | TEXTS | SPACED)
+# Mostly right: so much of what is random is refused at once that the finer points would hardly be met.
+WORD_PIECES = [
+    "a",
+    "b_1",
+    "'q w'",
+    "'#;'",
+    '"d w"',
+    '"\\""',
+    "\\ ",
+    "\\#",
+    "\\\n",
+    '"x\\\ny"',
+    "'x\ny'",
+    "\\'",
+    "é",
+]
+WORDS = st.lists(st.sampled_from(WORD_PIECES), min_size=1, max_size=3).map("".join)
+KEYS = st.sampled_from(["x", "y", "'x'", '"y"', "z_9"])
+GAPS = st.sampled_from([" ", "  ", "\t", " \t"])
+ENDS = st.sampled_from(
+    ["\n", "\n", "\n", " \n", "\r\n", " ; ", ";", " # c\n", "#c\n", "\n\n", "\v\n", "; ", " ''  "]
+)
+COMMAND = st.one_of(
+    st.tuples(st.sampled_from(["option", "list", "o", "l"]), GAPS, KEYS, GAPS, WORDS | st.just("''"), ENDS),
+    st.tuples(
+        st.just("config"),
+        GAPS,
+        st.sampled_from(["a", "'a'", "t-y"]),
+        GAPS,
+        st.sampled_from(["", "b", "'c'"]),
+        ENDS,
+    ),
+).map("".join)
+ORDERLY = st.lists(COMMAND, max_size=8).map(lambda commands: ("config a b\n" + "".join(commands)).encode())
+ANY = TEXTS | SPACED | ORDERLY
+
+
+@given(st.binary(max_size=200) | ANY)
 def test_nothing_but_its_own_error(data: bytes) -> None:
     try:
         document = parse(data)
@@ -175,7 +263,7 @@ def test_nothing_but_its_own_error(data: bytes) -> None:
         assert all(1 <= section.line <= data.count(b"\n") + 1 for section in document.sections)
 
 
-@given(TEXTS | SPACED)
+@given(ANY)
 def test_the_shortcut_for_plain_lines_changes_nothing(data: bytes) -> None:
     def outcome(shortcuts: bool) -> object:
         try:
@@ -189,8 +277,12 @@ def test_the_shortcut_for_plain_lines_changes_nothing(data: bytes) -> None:
 NAMES = st.text("abcXYZ019_", min_size=1, max_size=8)
 TYPES = st.text([chr(code) for code in range(33, 127)], min_size=1, max_size=8)
 VALUES = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), min_size=1, max_size=20)
-CONTENT = st.dictionaries(NAMES, VALUES | st.lists(VALUES | st.just(""), min_size=1, max_size=4).map(tuple), max_size=5)
-SHAPES = st.lists(st.tuples(TYPES, NAMES | st.none(), CONTENT), max_size=6, unique_by=lambda shape: shape[1] or object())
+CONTENT = st.dictionaries(
+    NAMES, VALUES | st.lists(VALUES | st.just(""), min_size=1, max_size=4).map(tuple), max_size=5
+)
+SHAPES = st.lists(
+    st.tuples(TYPES, NAMES | st.none(), CONTENT), max_size=6, unique_by=lambda shape: shape[1] or object()
+)
 
 
 def sections_of(shapes: list[tuple[str, str | None, dict[str, str | tuple[str, ...]]]]) -> list[Section]:
@@ -201,10 +293,14 @@ def sections_of(shapes: list[tuple[str, str | None, dict[str, str | tuple[str, .
 
 
 @given(SHAPES)
-def test_what_is_written_is_read_back(shapes: list[tuple[str, str | None, dict[str, str | tuple[str, ...]]]]) -> None:
+def test_what_is_written_is_read_back(
+    shapes: list[tuple[str, str | None, dict[str, str | tuple[str, ...]]]],
+) -> None:
     sections = sections_of(shapes)
     read = parse(write(sections).encode("utf-8", "surrogateescape")).sections
-    assert [(s.type, s.anonymous, s.options) for s in read] == [(s.type, s.anonymous, s.options) for s in sections]
+    assert [(s.type, s.anonymous, s.options) for s in read] == [
+        (s.type, s.anonymous, s.options) for s in sections
+    ]
     assert [s.name for s in read if not s.anonymous] == [s.name for s in sections if not s.anonymous]
     assert parse(write(read).encode()).sections == read
 
@@ -259,7 +355,9 @@ def test_huge_input_takes_time_in_proportion(data: bytes) -> None:
 # ---- the same as the real program
 
 REAL = shutil.which("uci")
-real = pytest.mark.skipif(REAL is None, reason="the program `uci` is not on PATH: compared with libuci's rules only")
+real = pytest.mark.skipif(
+    REAL is None, reason="the program `uci` is not on PATH: compared with libuci's rules only"
+)
 
 
 def real_uci(data: bytes) -> tuple[Plain, list[bool]] | None:
@@ -270,14 +368,18 @@ def real_uci(data: bytes) -> tuple[Plain, list[bool]] | None:
         outputs = []
         for flag in ("-n", "-N"):
             done = subprocess.run(
-                [REAL, "-c", directory, "-P", f"{directory}/saved", flag, "export", "t"], capture_output=True, check=False
+                [REAL, "-c", directory, "-P", f"{directory}/saved", flag, "export", "t"],
+                capture_output=True,
+                check=False,
             )
             if done.returncode != 0:
                 assert done.returncode == 1, done
                 return None
             outputs.append(exported(done.stdout))
         named, bare = outputs
-        return [(kind, name or "", content) for kind, name, content in named], [name is None for _, name, _ in bare]
+        return [(kind, name or "", content) for kind, name, content in named], [
+            name is None for _, name, _ in bare
+        ]
 
 
 def exported(data: bytes) -> list[tuple[str, str | None, dict[str, str | list[str]]]]:
@@ -316,7 +418,9 @@ def assert_same(data: bytes) -> None:
 
 
 @real
-@pytest.mark.parametrize("text", [*(text for text, _ in SECTIONS), *(text for text, _, _ in REFUSED if "\0" not in text)])
+@pytest.mark.parametrize(
+    "text", [*(text for text, _ in SECTIONS), *(text for text, _, _ in REFUSED if "\0" not in text)]
+)
 def test_real_sections(text: str) -> None:
     assert_same(text.encode())
 
@@ -329,7 +433,7 @@ def test_real_options(text: str) -> None:
 
 @real
 @settings(max_examples=400, deadline=None)
-@given(TEXTS | SPACED)
+@given(ANY)
 def test_real_on_random_text(data: bytes) -> None:
     assert_same(data)
 
@@ -337,7 +441,9 @@ def test_real_on_random_text(data: bytes) -> None:
 @real
 @settings(max_examples=200, deadline=None)
 @given(SHAPES)
-def test_real_on_what_we_write(shapes: list[tuple[str, str | None, dict[str, str | tuple[str, ...]]]]) -> None:
+def test_real_on_what_we_write(
+    shapes: list[tuple[str, str | None, dict[str, str | tuple[str, ...]]]],
+) -> None:
     sections = sections_of(shapes)
     data = write(sections).encode()
     assert real_uci(data) is not None
