@@ -2,8 +2,8 @@
 
 One JSON object a line in, one a line out: {"verb": "status", "arguments": {}} → {"ok": true, "result": …} or
 {"ok": false, "error": "…"}. Root only: a directory of mode 0700, a socket of 0600, and the peer's user id is
-checked. Knows no verb. The client half, `ask`, is here too. Importing this costs little (no dataclasses, nothing
-of the core), because every command of the command line does.
+checked. Knows no verb. The client half, `ask`, is here too. Importing it costs little (no dataclasses, not
+the core), because every command of the command line does.
 """
 
 from __future__ import annotations
