@@ -1,0 +1,327 @@
+"""Which WAN carries what, per family: state first, then priority, then quality by a margin, then what is used
+already.
+
+Decides from the paths as links.py sees them and never probes, routes or looks. Damping is in the states (a
+WAN comes back as `held` and becomes `up` after its hold), so this is a choice among candidates that only has
+to be lazy: equal ones are not exchanged. As long as any WAN has carrier and a next hop, one is chosen.
+
+After the kernel shows what was decided, `settle` says which flows to forget and counts a new generation for
+every tunnel whose path changed: routes first, verified, then conntrack, then the handshake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from wgrouter.core import ranges
+from wgrouter.core.findings import Finding, Rejected, Why
+from wgrouter.core.links import DEGRADED, DOWN, HELD, OFF, RETURNING, SUSPECT, UNPROVEN, UP, Uplink
+from wgrouter.core.machine import Context, Turn
+from wgrouter.core.messages import Commanded, Effect, Event, ForgetFlows
+from wgrouter.core.model import NEVER, Instant, Seconds
+from wgrouter.core.routing import Wanted
+from wgrouter.core.settings import Settings
+
+FAMILIES = (4, 6)
+# How good a state is. A group is left for a better one at once; inside a group what is used stays.
+RANK: Mapping[str, tuple[int, int]] = {  # state → (group, place in the group)
+    UP: (0, 0),
+    SUSPECT: (0, 0),
+    HELD: (1, 0),
+    DEGRADED: (1, 1),
+    UNPROVEN: (1, 2),
+    RETURNING: (1, 2),
+    DOWN: (2, 0),
+    OFF: (3, 0),
+}
+DWELL: Seconds = 30.0  # between two moves for quality alone
+LOSS_MARGIN = 10.0  # percent points; between degraded links only
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What carries a family. `wan` is "" where nothing can."""
+
+    wan: str
+    since: Instant
+    reason: str = ""
+    last_resort: bool = False
+    rejected: tuple[Rejected, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Manual:
+    """A choice by hand; `until` NEVER: until "auto"."""
+
+    wan: str
+    until: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """The way of a tunnel's outer packets over one family, and how often it changed (seen in the kernel, not
+    merely wanted).
+    """
+
+    wan: str
+    way: tuple[str, ...]  # device, gateway and source addresses
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    choices: Mapping[int, Choice] = field(default_factory=dict)  # by family
+    manual: Manual | None = None
+    forget: tuple[str, ...] = ()  # local addresses whose flows go once the kernel shows the new routes
+    courses: Mapping[tuple[str, int], Course] = field(default_factory=dict)  # by (tunnel device, family)
+    switches: int = 0
+
+
+def chosen(memory: Memory) -> Mapping[int, str]:
+    """The WAN that carries each family, without the families that have none."""
+    return {family: choice.wan for family, choice in memory.choices.items() if choice.wan}
+
+
+def generation(memory: Memory, device: str, family: int) -> int:
+    """Grows whenever the kernel has begun to send this tunnel's outer packets another way: set its endpoints
+    again.
+    """
+    course = memory.courses.get((device, family))
+    return course.generation if course else 0
+
+
+def course_of(memory: Memory, device: str, family: int) -> str:
+    """The WAN that a tunnel's outer packets take, "" if none is known."""
+    course = memory.courses.get((device, family))
+    return course.wan if course else ""
+
+
+def step(memory: Memory, event: Event, context: Context, uplinks: tuple[Uplink, ...]) -> Turn[Memory]:
+    """Decide again. Commanded "switch" takes {"wan": name or "auto", "seconds": "600"}."""
+    findings: list[Finding] = []
+    if isinstance(event, Commanded) and event.verb == "switch":
+        memory = _by_hand(memory, event, context, uplinks, findings)
+    if memory.manual is not None and context.now >= memory.manual.until:
+        memory = replace(memory, manual=None)
+    if context.world.net is None:
+        return Turn(memory, (), tuple(findings))
+    choices: dict[int, Choice] = {}
+    forget = list(memory.forget)
+    switches = memory.switches
+    for family in FAMILIES:
+        candidates = tuple(uplink for uplink in uplinks if uplink.path.family == family)
+        old = memory.choices.get(family)
+        if not candidates:
+            if old is not None and old.wan:
+                findings.append(Finding(Why.UPLINK_NONE, "", {"family": family}))
+                choices[family] = Choice("", context.now)
+            elif old is not None:
+                choices[family] = old
+            continue
+        first = old is None
+        current = old.wan if old else adopted(context, candidates, family)
+        new = decide(candidates, current, old.since if old else context.now, memory.manual, context)
+        choices[family] = new
+        if first or old is None or new.wan != old.wan or (new.last_resort and not old.last_resort):
+            findings.append(_finding(family, old, new, candidates))
+        if old is not None and new.wan != old.wan and old.wan and new.wan:
+            switches += 1
+            left = next((u for u in candidates if u.path.wan == old.wan), None)
+            if left is not None and (not left.answers or context.settings.routing.failback == "all"):
+                forget.extend(left.path.sources)
+        elif old is not None and new.wan == old.wan:
+            choices[family] = replace(new, since=old.since)
+    memory = replace(memory, choices=choices, forget=tuple(dict.fromkeys(forget)), switches=switches)
+    return Turn(memory, (), tuple(findings))
+
+
+def wake_at(memory: Memory, context: Context) -> Instant:
+    """The end of a choice by hand; everything else is decided when a state changes."""
+    return memory.manual.until if memory.manual is not None else NEVER
+
+
+def settle(memory: Memory, wanted: Wanted, uplinks: tuple[Uplink, ...]) -> Turn[Memory]:
+    """Call when the plan is empty, that is when a look has shown what was wanted: now conntrack, then (by
+    generation) handshakes.
+    """
+    effects: list[Effect] = [ForgetFlows(local_address=address, protocol=0) for address in memory.forget]
+    paths = {uplink.path.key: uplink.path for uplink in uplinks}
+    courses: dict[tuple[str, int], Course] = {}
+    for key, wan in wanted.courses.items():
+        path = paths.get((wan, key[1]))
+        way = (path.device, path.gateway, *path.sources) if path else ()
+        old = memory.courses.get(key)
+        if old is None:
+            courses[key] = Course(wan, way)
+        elif (old.wan, old.way) != (wan, way):
+            courses[key] = Course(wan, way, old.generation + 1)
+        else:
+            courses[key] = old
+    for key, old in memory.courses.items():  # counts on when the path returns
+        courses.setdefault(key, old)
+    return Turn(replace(memory, forget=(), courses=courses), tuple(effects))
+
+
+def adopted(context: Context, candidates: tuple[Uplink, ...], family: int) -> str:
+    """The WAN that our active table uses already: after a crash nothing is moved without a reason."""
+    routing = context.settings.routing
+    for route in context.world.net.routes if context.world.net else ():
+        if route.family == family and ranges.is_our_route(routing, route) and route.is_default:
+            if route.table != ranges.active_table(routing) or route.kind != "unicast":
+                continue
+            for uplink in candidates:
+                if any(hop.device == uplink.path.device for hop in route.hops):
+                    return uplink.path.wan
+    return ""
+
+
+# ---------------------------------------------------------------- the decision
+
+
+def decide(
+    candidates: tuple[Uplink, ...], current: str, since: Instant, manual: Manual | None, context: Context
+) -> Choice:
+    """The one that carries from now on, why, and why not the others."""
+    now, settings = context.now, context.settings
+    able = [uplink for uplink in candidates if uplink.path.works]
+    if not able:
+        return Choice("", now, "no WAN has carrier", rejected=_rejected(candidates, None, settings))
+    if manual is not None:
+        for uplink in able:
+            if uplink.path.wan == manual.wan and uplink.state != DOWN:
+                return Choice(
+                    manual.wan, now, "chosen by hand", rejected=_rejected(candidates, uplink, settings)
+                )
+    order = {uplink.path.key: place for place, uplink in enumerate(candidates)}
+    best = min(able, key=lambda u: (*_rank(u, current), u.path.priority, order[u.path.key]))
+    kept = next((uplink for uplink in able if uplink.path.wan == current), None)
+    winner, reason = best, "it is the best that has carrier"
+    if kept is None:
+        if current:
+            lost = next((u for u in candidates if u.path.wan == current), None)
+            reason = f"{current}: {lost.evidence}" if lost else f"{current} is gone"
+        elif best.usable:
+            reason = "first by priority" if len(candidates) > 1 else "it is the only one"
+    elif kept is best:
+        winner, reason = kept, "it stays the best"
+    else:
+        winner, reason = _move(kept, best, able, since, context)
+    resort = winner.state == DOWN and winner.proven
+    return Choice(winner.path.wan, now, reason, resort, _rejected(candidates, winner, settings))
+
+
+def _rank(uplink: Uplink, current: str) -> tuple[int, int]:
+    """An unproven path is as good as an up one where it is used already, or nothing is used yet: a start
+    interrupts nothing.
+    """
+    if uplink.state == UNPROVEN and current in ("", uplink.path.wan):
+        return RANK[UP]
+    return RANK[uplink.state]
+
+
+def _move(
+    kept: Uplink, best: Uplink, able: list[Uplink], since: Instant, context: Context
+) -> tuple[Uplink, str]:
+    """Whether what is used is left for the best, or for a faster one of equal rank."""
+    settings, now = context.settings, context.now
+    group, best_group = _rank(kept, kept.path.wan)[0], _rank(best, kept.path.wan)[0]
+    if best_group < group:
+        return best, f"{kept.path.wan} is {kept.state}: {kept.evidence}"
+    if group == 0 and best.path.priority < kept.path.priority and settings.routing.failback != "never":
+        return best, f"{best.path.wan} is preferred and has been good for its hold-down"
+    if group == 1 and kept.state in (RETURNING, UNPROVEN) and best.answers:
+        return best, f"{kept.path.wan} does not answer yet"
+    if now - since < DWELL:
+        return kept, "it was chosen only just now"
+    if group == 1 and kept.state == DEGRADED == best.state:
+        loss, other = kept.quality.loss or 0.0, best.quality.loss or 0.0
+        if loss - other > LOSS_MARGIN:
+            return best, f"{best.path.wan} loses {other:.0f} %, {kept.path.wan} {loss:.0f} %"
+    if group == 0 and not settings.routing.balance:
+        faster = _faster(kept, able, settings)
+        if faster is not None:
+            mine, its = kept.quality.latency or 0.0, faster.quality.latency or 0.0
+            return faster, f"{faster.path.wan} takes {its:.0f} ms, {kept.path.wan} {mine:.0f} ms"
+    return kept, "nothing is better by the margin"
+
+
+def _faster(kept: Uplink, able: list[Uplink], settings: Settings) -> Uplink | None:
+    """The fastest of the same priority, if it is faster by the absolute and the relative margin (Tailscale's
+    rule).
+    """
+    mine = kept.quality.latency
+    if mine is None or kept.quality.samples < 10:
+        return None
+    hold = settings.hold
+    found: tuple[float, Uplink] | None = None
+    for uplink in able:
+        its = uplink.quality.latency
+        if uplink.state != UP or uplink.path.priority != kept.path.priority or uplink is kept:
+            continue
+        if its is None or uplink.quality.samples < 10:
+            continue
+        better = mine - its > hold.margin_ms and its < mine * (1.0 - hold.margin_ratio)
+        if better and (found is None or its < found[0]):
+            found = (its, uplink)
+    return found[1] if found else None
+
+
+def _rejected(
+    candidates: tuple[Uplink, ...], winner: Uplink | None, settings: Settings
+) -> tuple[Rejected, ...]:
+    out = []
+    for uplink in candidates:
+        if uplink is winner:
+            continue
+        if not uplink.usable:
+            reason = f"{uplink.state}: {uplink.evidence}"
+        elif winner is not None and uplink.path.priority > winner.path.priority:
+            reason = f"priority {uplink.path.priority} comes after {winner.path.priority}"
+        elif winner is not None and uplink.path.priority < winner.path.priority:
+            reason = (
+                f"failback is {settings.routing.failback}" if uplink.state != UNPROVEN else "not proven yet"
+            )
+        else:
+            reason = "not better by the margin"
+        out.append(Rejected(uplink.path.wan, reason))
+    return tuple(out)
+
+
+def _finding(family: int, old: Choice | None, new: Choice, candidates: tuple[Uplink, ...]) -> Finding:
+    if not new.wan:
+        return Finding(Why.UPLINK_NONE, "", {"family": family}, new.rejected)
+    said: dict[str, str | int | float] = {"family": family, "chosen": new.wan, "reason": new.reason}
+    if new.last_resort:
+        return Finding(Why.UPLINK_LAST_RESORT, new.wan, said, new.rejected)
+    if old is None or not old.wan:
+        return Finding(Why.UPLINK_CHOSEN, new.wan, said, new.rejected)
+    said["old"] = old.wan
+    left = next((u for u in candidates if u.path.wan == old.wan), None)
+    if left is not None and left.usable and new.wan != old.wan:
+        return Finding(Why.UPLINK_FAILBACK, new.wan, said, new.rejected)
+    return Finding(Why.UPLINK_FAILOVER, new.wan, said, new.rejected)
+
+
+def _by_hand(
+    memory: Memory, event: Commanded, context: Context, uplinks: tuple[Uplink, ...], findings: list[Finding]
+) -> Memory:
+    name = event.arguments.get("wan", "auto")
+    if name == "auto":
+        findings.append(
+            Finding(Why.UPLINK_MANUAL, "", {"chosen": "the best WAN", "until": " no more, but by rule"})
+        )
+        return replace(memory, manual=None)
+    known = list(dict.fromkeys(uplink.path.wan for uplink in uplinks))
+    if name not in known:
+        said: dict[str, str | int | float] = {"wan": name, "known": ", ".join(known) or "none"}
+        findings.append(Finding(Why.UPLINK_UNKNOWN, name, said))
+        return memory
+    try:
+        seconds = float(event.arguments.get("seconds", "0") or "0")
+    except ValueError:
+        seconds = 0.0
+    limited = 0.0 < seconds < NEVER
+    said = {"chosen": name, "until": f" for {seconds:.0f} s" if limited else ""}
+    findings.append(Finding(Why.UPLINK_MANUAL, name, said))
+    return replace(memory, manual=Manual(name, context.now + seconds if limited else NEVER))
