@@ -1,4 +1,4 @@
-"""UCI text ⇄ sections: what libuci accepts, drops and refuses; compared with the real `uci` where it is found."""
+"""UCI text ⇄ sections: what libuci accepts, drops, refuses; compared to the real `uci` where there is one."""
 
 import re
 import shutil

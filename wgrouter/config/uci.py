@@ -404,7 +404,11 @@ class _Parser:
             name = words[1] if len(words) == 2 else b""
             if words[0].translate(None, _TYPE) or name.translate(None, _NAME):
                 return False
-            self._open(words[0].decode(), name.decode(), self._line)
+            kind = words[0].decode()
+            known = self._by_name.get(name.decode())
+            if known is not None and known.type != kind:
+                return False
+            self._open(kind, name.decode(), self._line)
             return True
         if command == b"package" or len(words) != 2 or self._section is None:
             return False
