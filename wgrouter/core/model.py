@@ -96,7 +96,7 @@ class Route:
     table: int
     dst: str
     hops: tuple[Hop, ...] = ()
-    metric: int = 0
+    metric: int = 0  # 0 does not exist in IPv6: the kernel makes it 1024
     protocol: int = 0
     kind: str = "unicast"  # unicast | unreachable | blackhole | prohibit | throw | local | ...
     source: str = ""  # RTA_PREFSRC
