@@ -1,9 +1,8 @@
-"""The agent's own door: a unix socket where `wgrouter status` and the others ask.
+"""The agent's own door: a unix socket where `wgrouter status` and the others ask (client.py is who asks).
 
 One JSON object a line in, one a line out: {"verb": "status", "arguments": {}} → {"ok": true, "result": …} or
 {"ok": false, "error": "…"}. Root only: a directory of mode 0700, a socket of 0600, and the peer's user id is
-checked. Knows no verb. The client half, `ask`, is here too. Importing it costs little (no dataclasses, not
-the core), because every command of the command line does.
+checked. Knows no verb.
 """
 
 from __future__ import annotations
@@ -20,9 +19,7 @@ from typing import Any, Protocol
 Callback = Callable[[], None]
 Handler = Callable[[str, Mapping[str, Any]], Any]
 
-PLACE = "var/run/wgrouter/control.sock"  # below the root
 REQUEST_MAX = 64 << 10  # bytes of one request
-REPLY_MAX = 64 << 20  # bytes of one reply that `ask` accepts: a whole journal
 CLIENTS = 16
 IDLE = 10.0  # seconds a client may take to send a whole request, or to take in some of its reply
 ACCEPT_PAUSE = 1.0  # seconds without accepting after the system had no descriptor left
@@ -47,23 +44,11 @@ class Cancel(Protocol):
 
 
 class Refused(Exception):
-    """The agent understood and said no. The text is for people. A handler raises it, `ask` passes it on."""
-
-
-class NoAgent(OSError):
-    """No agent could be asked: none runs, or it does not answer, or we may not talk to it."""
+    """A handler raises it to say no; the text is for people."""
 
 
 class Occupied(OSError):
     """The place of the socket cannot be ours: another agent has it, or something else lies there."""
-
-
-def path_below(root: str) -> str:
-    """Where the agent of this root listens."""
-    return os.path.join(root, PLACE)
-
-
-# ---------------------------------------------------------------- the agent's half
 
 
 class Control:
@@ -143,14 +128,15 @@ class Control:
                 raise Occupied(f"{self._path} is there and is no socket: not touched")
         except FileNotFoundError:
             return
-        try:
-            _connect(self._path, timeout=1.0).close()
-        except ConnectionRefusedError:
-            os.unlink(self._path)
-        except OSError as error:
-            raise Occupied(f"{self._path} is in use: {error.strerror or error}") from error
-        else:
-            raise Occupied(f"another agent answers at {self._path}")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+            try:
+                _by_short_path(self._path, probe.connect)
+            except ConnectionRefusedError:
+                os.unlink(self._path)
+                return
+            except OSError as error:  # BlockingIOError: it listens, and is busy
+                raise Occupied(f"{self._path} is in use: {error.strerror or error}") from error
+        raise Occupied(f"another agent answers at {self._path}")
 
     def _accept(self) -> None:
         while self._listener is not None:
@@ -348,61 +334,3 @@ def _by_short_path(path: str, use: Callable[[str], object]) -> None:
         use(f"/proc/self/fd/{folder}/{os.path.basename(path)}")
     finally:
         os.close(folder)
-
-
-def _connect(path: str, timeout: float) -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        connection.settimeout(timeout)
-        _by_short_path(path, connection.connect)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-# ---------------------------------------------------------------- the command line's half
-
-
-def ask(path: str, verb: str, arguments: Mapping[str, Any] | None = None, timeout: float = 5.0) -> Any:
-    """The agent's result. NoAgent if there is none to ask, Refused with its words if it says no.
-
-    `timeout` is the longest silence in seconds, not the sum.
-    """
-    try:
-        with _connect(path, timeout) as connection:
-            try:
-                connection.sendall(_encoded({"verb": verb, "arguments": dict(arguments or {})}))
-            except BrokenPipeError:
-                pass  # refused before it was read: the reason has been sent all the same
-            line = _receive_line(connection)
-    except (FileNotFoundError, NotADirectoryError):
-        raise NoAgent(f"no agent is running: {path} is not there") from None
-    except ConnectionRefusedError:
-        raise NoAgent(f"no agent is running: nobody listens at {path}") from None
-    except PermissionError:
-        raise NoAgent(f"not allowed to use {path}: run as root") from None
-    except TimeoutError:
-        raise NoAgent(f"the agent at {path} did not answer within {timeout:g} s") from None
-    except OSError as error:
-        raise NoAgent(f"the agent at {path} cannot be asked: {error.strerror or error}") from None
-    try:
-        reply = json.loads(line)
-        if reply["ok"] is True:
-            return reply["result"]
-        reason = str(reply["error"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise NoAgent(f"what answers at {path} is no agent of this version") from None
-    raise Refused(reason)
-
-
-def _receive_line(connection: socket.socket) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    while size <= REPLY_MAX:
-        part = connection.recv(1 << 16)
-        parts.append(part)
-        size += len(part)
-        if not part or part.endswith(b"\n"):
-            return b"".join(parts)
-    raise OSError(f"its answer is larger than {REPLY_MAX} bytes")

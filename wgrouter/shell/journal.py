@@ -21,7 +21,7 @@ from typing import Any
 from wgrouter import __version__
 from wgrouter.core.codec import encode
 from wgrouter.core.findings import Finding, Severity
-from wgrouter.core.messages import Answered, Event, Observed, Step
+from wgrouter.core.messages import CHANGES, Answered, Event, Observed, Step
 from wgrouter.core.model import DeviceSeen, Instant, Net
 
 SCHEMA = 1
@@ -99,7 +99,7 @@ class Journal:
         segment = self._segments[-1]
         segment.entries.append(entry)
         segment.size += self._weigh(event, step)
-        told = tuple(finding for finding in step.findings if finding.why.severity is not Severity.DEBUG)
+        told = tuple(filter(_is_told, step.findings))
         if told:
             self._notes.append(Note(entry.number, now, entry.wall, told))
         if self._tee is not None:
@@ -136,10 +136,18 @@ class Journal:
             for entry in segment.entries:
                 yield entry_line(entry)
 
-    def tail(self, count: int, after: int = 0) -> list[dict[str, Any]]:
-        """The last `count` entries numbered above `after`, in plain words, for `wgrouter journal`."""
-        wanted = [entry for entry in self.entries() if entry.number > after]
-        return [entry_in_words(entry) for entry in wanted[max(len(wanted) - count, 0) :]]
+    def tail(self, count: int, after: int = 0, every: bool = False) -> list[dict[str, Any]]:
+        """The last `count` steps numbered above `after`, in plain words, for `wgrouter journal`.
+
+        Without `every` only those in which something was said or changed, and they reach further back.
+        """
+        first = self._segments[0].entries[0].number if self._segments[0].entries else self.number + 1
+        told = [note for note in self._notes if after < note.number < first and not every]
+        entries = [
+            entry for entry in self.entries() if entry.number > after and (every or _is_notable(entry))
+        ]
+        rows: list[Note | Entry] = [*told, *entries]
+        return [in_words(row, every) for row in rows[max(len(rows) - count, 0) :]]
 
     def tee(self, write: Callable[[str], None], on_failure: Callable[[OSError], None]) -> None:
         """Write what is held, and every step from now on, as lines with their ends, until that fails once.
@@ -230,16 +238,28 @@ def _json(data: Any) -> str:
     return json.dumps(data, ensure_ascii=False, allow_nan=False)
 
 
-def entry_in_words(entry: Entry) -> dict[str, Any]:
-    """Plain data in few words: what `wgrouter journal` shows."""
+def in_words(row: Entry | Note, every: bool = True) -> dict[str, Any]:
+    """Plain data in few words; without `every` no effect that only looks or asks, no finding for debugging."""
+    findings = row.findings if isinstance(row, Note) else row.step.findings
+    effects = () if isinstance(row, Note) else row.step.effects
     return {
-        "number": entry.number,
-        "at": entry.at,
-        "wall": entry.wall,
-        "event": brief(entry.event),
-        "effects": [brief(effect) for effect in entry.step.effects],
-        "findings": [finding_in_words(finding) for finding in entry.step.findings],
+        "number": row.number,
+        "at": row.at,
+        "wall": row.wall,
+        "event": "" if isinstance(row, Note) else brief(row.event),
+        "effects": [brief(effect) for effect in effects if every or isinstance(effect, CHANGES)],
+        "findings": [finding_in_words(finding) for finding in findings if every or _is_told(finding)],
     }
+
+
+def _is_told(finding: Finding) -> bool:
+    return finding.why.severity is not Severity.DEBUG
+
+
+def _is_notable(entry: Entry) -> bool:
+    return any(map(_is_told, entry.step.findings)) or any(
+        isinstance(effect, CHANGES) for effect in entry.step.effects
+    )
 
 
 def finding_in_words(finding: Finding) -> dict[str, str]:
@@ -295,7 +315,7 @@ def last_words(error: BaseException, journal: Journal | None, count: int = 10) -
     """For the log when our own fault ends the process: the traceback, and the last steps before it."""
     lines = [line for part in traceback.format_exception(error) for line in part.rstrip().splitlines()]
     if journal is not None:
-        for entry in journal.tail(count):
+        for entry in journal.tail(count, every=True):
             says = "; ".join(finding["text"] for finding in entry["findings"])
             lines.append(
                 f"step {entry['number']} at {entry['at']:.3f}: {entry['event']}: {says or 'nothing to say'}"

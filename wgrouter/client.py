@@ -1,0 +1,89 @@
+"""Asks a running agent at its unix socket: what every command of the command line but `run` and `check` does.
+
+Imports as little as a question needs, for a router's CPU. The agent's half, with the protocol, is
+ports/control.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any
+
+PLACE = "var/run/wgrouter/control.sock"  # below the root
+REPLY_MAX = 64 << 20  # bytes: a whole journal
+SUN_PATH = 107  # bytes of a socket's path that connect takes (unix(7))
+
+
+class NoAgent(Exception):
+    """No agent could be asked: none runs, it is silent, or we may not talk to it. The text says which."""
+
+
+class Refused(Exception):
+    """The agent understood and said no; the text is its own."""
+
+
+def path_below(root: str) -> str:
+    """Where the agent of this root listens."""
+    return os.path.join(root, PLACE)
+
+
+def ask(path: str, verb: str, arguments: Mapping[str, Any] | None = None, timeout: float = 5.0) -> Any:
+    """The agent's result. NoAgent if there is none to ask, Refused with its words if it says no.
+
+    `timeout` is the longest silence in seconds, not the sum.
+    """
+    request = json.dumps({"verb": verb, "arguments": dict(arguments or {})}).encode() + b"\n"
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(timeout)
+            _by_short_path(path, connection.connect)
+            try:
+                connection.sendall(request)
+            except BrokenPipeError:
+                pass  # refused before it was read: the reason has been sent all the same
+            line = _receive_line(connection)
+    except (FileNotFoundError, NotADirectoryError):
+        raise NoAgent(f"no agent is running ({path} is not there)") from None
+    except ConnectionRefusedError:
+        raise NoAgent(f"no agent is running (nobody listens at {path})") from None
+    except PermissionError:
+        raise NoAgent(f"{path} is for root only") from None
+    except TimeoutError:
+        raise NoAgent(f"the agent at {path} did not answer within {timeout:g} s") from None
+    except OSError as error:
+        raise NoAgent(f"the agent at {path} cannot be asked: {error.strerror or error}") from None
+    try:
+        reply = json.loads(line)
+        if reply["ok"] is True:
+            return reply["result"]
+        reason = str(reply["error"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise NoAgent(f"what answers at {path} is no agent of this version") from None
+    raise Refused(reason)
+
+
+def _receive_line(connection: socket.socket) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while size <= REPLY_MAX:
+        part = connection.recv(1 << 16)
+        parts.append(part)
+        size += len(part)
+        if not part or part.endswith(b"\n"):
+            return b"".join(parts)
+    raise OSError(f"its answer is larger than {REPLY_MAX} bytes")
+
+
+def _by_short_path(path: str, use: Callable[[str], object]) -> None:
+    """Call `use` with the path, or with a short name of it where a socket address has no room for it."""
+    if len(os.fsencode(path)) <= SUN_PATH:
+        use(path)
+        return
+    folder = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        use(f"/proc/self/fd/{folder}/{os.path.basename(path)}")
+    finally:
+        os.close(folder)
