@@ -1,18 +1,17 @@
 """A router, its providers, the internet and far sites, in network namespaces of this machine.
 
-                          ┌───────┐                        ┌── dns     192.0.2.53 …  knotd, for lab.test;
-                     eth1─┤ isp-a ├─203.0.113.17─┐         │           it is 1.1.1.1, 8.8.8.8 … too
-                    │     └───────┘              │         ├── web     192.0.2.80    echo, HTTP; .1 .2 .3
-    ┌────────┐   ┌──┴─────┐                   ┌──┴───┐     │
-    │ client ├───┤ router │                   │ core ├─────┼── site1   198.51.100.1  WireGuard, 10.77.1.1
-    └────────┘   └──┬─────┘                   └──┬───┘     │           moves to 198.18.1.1, 198.18.2.1
-    192.168.1.100   │     ┌───────┐              │         ├── site2 …
-       br-lan .1     eth2─┤ isp-b ├─203.0.113.33─┘         │
-       wg0 10.77.0.1      └───────┘                        └── broker  192.0.2.88    mosquitto, if asked for
+    ┌────────┐   ┌────────┐ eth1 ┌───────┐ 203.0.113.17 ┌──────┐
+    │ client ├───┤ router ├──────┤ isp-a ├──────────────┤ core ├─┬─ dns     192.0.2.53 …  knotd, for lab.test;
+    └────────┘   │        │      └───────┘              │      │ │           it is 1.1.1.1, 8.8.8.8 … too
+    192.168.1.100│        │ eth2 ┌───────┐ 203.0.113.33 │      │ ├─ web     192.0.2.80    echo, HTTP; .1 .2 .3
+           br-lan│        ├──────┤ isp-b ├──────────────┤      │ ├─ site1   198.51.100.1  WireGuard, 10.77.1.1
+      192.168.1.1│        │      └───────┘              │      │ │           moves to 198.18.1.1, 198.18.2.1
+              wg0│        │ eth3 …                      │      │ ├─ site2 …
+        10.77.0.1└────────┘                             └──────┘ └─ broker  192.0.2.88    mosquitto, if wanted
 
 An ISP gives the router 100.64.<k>.2 behind its NAT (another source port, strangers dropped), and
-2001:db8:a<k>::2 without one. The router has default routes with metrics in main, a fw4-like firewall, wg0 with
-names resolved once and netifd's frozen host routes, and below `lab.router.root` the files of an OpenWrt
+2001:db8:a<k>::2 without one. The router has default routes with metrics in main, a fw4-like firewall, wg0
+with names resolved once and netifd's frozen host routes, and below `lab.router.root` the files of an OpenWrt
 router. topology.py has all addresses, wiring.py all routes and rules.
 
     from tests.lab import build, dual, sites, until

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from . import netns, openwrt, wireguard
 from .agent import Agent
+from .broker import Broker
 from .faults import Direction, IspFaults, core_rules, isp_rules, site_rules
 from .nameserver import Answer, Nameserver, ask
 from .netns import Box, LabError
@@ -201,6 +202,7 @@ class Lab:
         self._isp_faults = {isp.name: IspFaults() for isp in topology.isps}
         self._dead_addresses: set[str] = set()
         self.dns: Nameserver
+        self.broker: Broker
         self.keys: openwrt.Keys
         self.wireguard: WireGuard
 
@@ -219,6 +221,12 @@ class Lab:
         self.dns = Nameserver(self.boxes["dns"], self.directory / "dns", topology.ttl)
         for site in topology.sites:
             self._set_addresses(site.name, site.home_a, None)
+        if topology.broker:
+            self._set_addresses("broker", Broker.addresses, None)
+            self.broker = Broker(
+                self.boxes["broker"], self.directory / "broker", [router.name for router in topology.routers]
+            )
+            self.broker.start()
         for record, kind, data in topology.records:
             self.dns.set(record, kind, [data])
         self.dns.begin()
