@@ -12,9 +12,12 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
 
 from wgrouter import __version__, client, render
+
+TYPE_CHECKING = False  # not typing's, whose import takes long
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 OK = 0
 PROBLEMS = 1  # problems found, or differences in a replay
@@ -70,6 +73,13 @@ def _complain(text: str, status: int) -> int:
 # ---------------------------------------------------------------- the command line
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """As wide as render.py's text. argparse would ask shutil for the width at every option, and import it."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=render.WIDTH)
+
+
 class _Parser(argparse.ArgumentParser):
     """argparse, with the nearest known word for one that is wrong."""
 
@@ -87,7 +97,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> _Parser:
-    common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
+    common = _Parser(add_help=False, argument_default=argparse.SUPPRESS, formatter_class=_Help)
     common.add_argument("--json", action="store_true", help="print JSON")
     common.add_argument("--root", metavar="DIR", type=os.path.abspath, help="another root than /")
     common.add_argument("--confdir", metavar="DIR", help="where wgrouter and network lie (ROOT/etc/config)")
@@ -99,13 +109,15 @@ def _parser() -> _Parser:
         prog="wgrouter",
         description="Keeps a router connected: WireGuard tunnels to moving names, failover between WANs.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Help,
         parents=[common],
     )
     parser.add_argument("--version", action="version", version=f"wgrouter {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
     for name, (command, words, describe) in COMMANDS.items():
-        sub = commands.add_parser(name, help=words, description=words, parents=[common])
+        sub = commands.add_parser(
+            name, help=words, description=words, parents=[common], formatter_class=_Help
+        )
         describe(sub)
         sub.set_defaults(command=command)
     return parser

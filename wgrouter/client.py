@@ -10,7 +10,10 @@ import json
 import os
 import socket
 from collections.abc import Callable, Mapping
-from typing import Any
+
+TYPE_CHECKING = False  # not typing's: importing it would cost more than this module
+if TYPE_CHECKING:
+    from typing import Any
 
 PLACE = "var/run/wgrouter/control.sock"  # below the root
 REPLY_MAX = 64 << 20  # bytes: a whole journal

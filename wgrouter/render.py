@@ -7,9 +7,13 @@ What it shows came from outside (names, descriptions), so nothing unprintable pa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
-Data = Mapping[str, Any]
+TYPE_CHECKING = False  # not typing's: importing it would cost more than this module
+if TYPE_CHECKING:
+    from typing import Any
+
+    Data = Mapping[str, Any]
+
 WIDTH = 80
 GAP = "  "
 
@@ -139,13 +143,9 @@ def span(seconds: object) -> str:
         if whole >= length:
             rest = whole % length // part
             return f"{whole // length}{unit}" + (f"{rest}{smaller}" if rest else "")
-    return (
-        f"{whole // 60}m"
-        if whole >= 600
-        else f"{whole // 60}m{whole % 60:02}s"
-        if whole >= 60
-        else f"{whole}s"
-    )
+    if whole < 60:
+        return f"{whole}s"
+    return f"{whole // 60}m" + (f"{whole % 60}s" if whole < 600 and whole % 60 else "")
 
 
 def amount(count: object) -> str:
@@ -247,10 +247,9 @@ def _tunnel(tunnel: Data, paper: Paper) -> None:
         addresses = _joined(peer.get("addresses"), "")
         name = str(peer.get("name") or "")
         resolved = f"{name} is {addresses}" if name and addresses and name != addresses else name
+        at = f"at {peer['endpoint']}" if peer.get("endpoint") else "no endpoint"
         rung = f"step {peer['rung']}" if peer.get("rung") else ""
-        text = "; ".join(filter(None, [resolved, rung, str(peer.get("why") or "")]))
-        if text:
-            paper.wrapped(text, 4, "dim")
+        paper.wrapped("; ".join(filter(None, [at, resolved, rung, str(peer.get("why") or "")])), 4, "dim")
 
     rows = [
         (
@@ -260,12 +259,10 @@ def _tunnel(tunnel: Data, paper: Paper) -> None:
             span(peer.get("last_handshake_age_s")),
             amount(peer.get("rx_bytes")),
             amount(peer.get("tx_bytes")),
-            str(peer.get("endpoint") or "-"),
         )
         for peer in peers
     ]
-    columns = "PEER STATE SINCE >HANDSHAKE >RECEIVED >SENT ENDPOINT"
-    paper.table(columns, rows, indent=2, give=(0, 6), under=under)
+    paper.table("PEER STATE SINCE >HANDSHAKE >RECEIVED >SENT", rows, indent=2, give=(0,), under=under)
 
 
 def _names(names: list[Data], paper: Paper) -> None:
@@ -274,8 +271,9 @@ def _names(names: list[Data], paper: Paper) -> None:
     paper.heading("Names")
 
     def under(row: int) -> None:
-        if names[row].get("error"):
-            paper.wrapped(str(names[row]["error"]), 4, "dim")
+        for text in (_joined(names[row].get("addresses"), "no address"), names[row].get("error")):
+            if text:
+                paper.wrapped(str(text), 4, "dim")
 
     rows = [
         (
@@ -284,11 +282,10 @@ def _names(names: list[Data], paper: Paper) -> None:
             span(name.get("ttl_s")),
             span(name.get("next_in_s")),
             str(name.get("server") or "-"),
-            _joined(name.get("addresses")),
         )
         for name in names
     ]
-    paper.table("NAME STATUS >TTL >NEXT_IN SERVER ADDRESSES", rows, indent=2, give=(5, 0, 4), under=under)
+    paper.table("NAME STATUS >TTL >NEXT_IN SERVER", rows, indent=2, give=(0, 4), under=under)
 
 
 def findings(items: list[Data], paper: Paper) -> None:

@@ -239,7 +239,7 @@ def _json(data: Any) -> str:
 
 
 def in_words(row: Entry | Note, every: bool = True) -> dict[str, Any]:
-    """Plain data in few words; without `every` no effect that only looks or asks, no finding for debugging."""
+    """Plain data in few words; without `every` no effect that only looks, no finding for debugging."""
     findings = row.findings if isinstance(row, Note) else row.step.findings
     effects = () if isinstance(row, Note) else row.step.effects
     return {
