@@ -128,10 +128,6 @@ def text(data: bytes) -> str:
     return data.partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
 
-def name_bytes(name: str) -> bytes:
-    return name.encode("utf-8", "surrogateescape") + b"\0"
-
-
 class Interrupted(OSError):
     """The table changed while it was read."""
 
@@ -247,6 +243,15 @@ def _refusal(code: int, reply: int, flags: int, payload: bytes) -> str:
     return os.strerror(code)
 
 
+Codec = Any  # a message class of pyroute2, which has no types
+
+
+def encoded(message: Codec) -> bytes:
+    """The bytes of a pyroute2 message after its netlink header: the header is ours to write."""
+    message.encode()
+    return bytes(message.data[HEADER_SIZE:])
+
+
 # ---------------------------------------------------------------- devices: for kernel.py and wireguard.py
 
 RTM_GETLINK: Final = 18
@@ -256,7 +261,8 @@ IFLA_EXT_MASK: Final = 29
 IFLA_INFO_KIND: Final = 1
 RTEXT_FILTER_SKIP_STATS: Final = 1 << 3  # counters are most of the message, and change all the time
 
-LINKS: Final = bytes(16) + attribute(IFLA_EXT_MASK, U32.pack(RTEXT_FILTER_SKIP_STATS))  # body of their dump
+LINK: Final = struct.Struct("=BBHiII")  # ifinfomsg: family, -, type, index, flags, change
+LINKS: Final = bytes(LINK.size) + attribute(IFLA_EXT_MASK, U32.pack(RTEXT_FILTER_SKIP_STATS))
 
 
 def link_kind(info: bytes | None) -> str:
@@ -264,19 +270,37 @@ def link_kind(info: bytes | None) -> str:
     return text(attributes(info).get(IFLA_INFO_KIND, b"")) if info else ""
 
 
-def devices(sock: Socket) -> dict[str, str]:
+def device_kinds(sock: Socket) -> dict[str, str]:
     """Kind by name, of all links."""
     found = {}
     for message in sock.dump(RTM_GETLINK, LINKS):
-        seen = attributes(message, 16)
+        seen = attributes(message, LINK.size)
         found[text(seen.get(IFLA_IFNAME, b""))] = link_kind(seen.get(IFLA_LINKINFO))
     return found
 
 
-Codec = Any  # a message class of pyroute2, which has no types
+def link_named(sock: Socket, name: str) -> bytes:
+    """The RTM_NEWLINK of a device, with its counters. ENODEV if there is none of that name."""
+    asked = bytes(LINK.size) + attribute(IFLA_IFNAME, name.encode("utf-8", "surrogateescape") + b"\0")
+    try:
+        return sock.request(RTM_GETLINK, asked)
+    except OSError as error:
+        # EINVAL, ERANGE: no device can have such a name
+        if error.errno in (errno.ENODEV, errno.EINVAL, errno.ERANGE):
+            raise OSError(errno.ENODEV, f"there is no device {name!r}") from error
+        raise
 
 
-def encoded(message: Codec) -> bytes:
-    """The bytes of a pyroute2 message after its netlink header: the header is ours to write."""
-    message.encode()
-    return bytes(message.data[HEADER_SIZE:])
+def index_of(sock: Socket, name: str) -> int:
+    """The index of a device. ENODEV as above."""
+    index: int = LINK.unpack_from(link_named(sock, name))[3]
+    return index
+
+
+def name_of(sock: Socket, index: int) -> str:
+    """The name of a device; "" if there is none (any more)."""
+    try:
+        link = sock.request(RTM_GETLINK, LINK.pack(0, 0, 0, index, 0, 0))
+    except OSError:
+        return ""
+    return text(attributes(link, LINK.size).get(IFLA_IFNAME, b""))

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Final
 
 from wgrouter.core.model import IPV6, RT_TABLE_LOCAL, Address, Hop, Link, Route, Rule
-from wgrouter.ports._netlink import U32, attributes, link_kind, text
+from wgrouter.ports._netlink import IFLA_IFNAME, IFLA_LINKINFO, LINK, U32, attributes, link_kind, text
 
 # linux/rtnetlink.h, linux/fib_rules.h, linux/if_link.h, linux/if_addr.h
 RTM_NEWROUTE: Final = 24
@@ -48,7 +48,6 @@ ROUTE: Final = struct.Struct("=BBBBBBBBI")
 # fib_rule_hdr: family, dst_len, src_len, tos, table, -, -, action, flags
 RULE: Final = struct.Struct("=BBBBBBBBI")
 NEXT_HOP: Final = struct.Struct("=HBBi")  # rtnexthop: length, flags, hops, ifindex
-LINK: Final = struct.Struct("=BBHiII")  # ifinfomsg: family, -, type, index, flags, change
 ADDRESS: Final = struct.Struct("=BBBBI")  # ifaddrmsg: family, prefixlen, flags, scope, index
 STATS64_RX_BYTES: Final = struct.Struct("=16xQ")  # rtnl_link_stats64: the third counter
 
@@ -58,7 +57,7 @@ RTA_CACHEINFO: Final = 12
 RTA_TABLE: Final = 15
 RTA_VIA: Final = 18
 RTA_EXPIRES: Final = 23
-(IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO, IFLA_STATS64) = (3, 4, 10, 18, 23)
+(IFLA_MTU, IFLA_MASTER, IFLA_STATS64) = (4, 10, 23)
 (IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS) = (1, 2, 8)
 (FRA_DST, FRA_SRC, FRA_IIFNAME) = (1, 2, 3)
 (FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_IFGROUP, FRA_SUPPRESS_PREFIXLEN) = (6, 10, 13, 14)

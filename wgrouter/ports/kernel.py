@@ -20,6 +20,7 @@ from typing import Generic, TypeVar
 
 from wgrouter.core.model import IPV6, Address, Hop, Link, Net, Route, Rule
 from wgrouter.ports._netlink import (
+    LINK,
     LINKS,
     NETLINK_ROUTE,
     NLM_F_CREATE,
@@ -33,18 +34,17 @@ from wgrouter.ports._netlink import (
     attributes,
     codec,
     encoded,
-    name_bytes,
-    text,
+    index_of,
+    link_named,
+    name_of,
 )
 from wgrouter.ports._rtnl import (
     ACTION_NUMBERS,
     ADDRESS,
     FAMILIES,
-    IFLA_IFNAME,
     IFLA_STATS64,
     IP6_RT_PRIO_USER,
     KIND_NUMBERS,
-    LINK,
     ROUTE,
     RT_SCOPE_LINK,
     RT_SCOPE_NOWHERE,
@@ -207,7 +207,7 @@ class Kernel:
         bits = 32 if family == 4 else 128
         attrs: Attributes = [["RTA_DST", dst]]
         attrs += [["RTA_SRC", source]] if source else []
-        attrs += [["RTA_IIF", self._index(iif)]] if iif else []
+        attrs += [["RTA_IIF", index_of(self._sock, iif)]] if iif else []
         attrs += [["RTA_MARK", mark]] if mark else []
         message = _message(
             rtmsg_module.rtmsg,
@@ -243,33 +243,11 @@ class Kernel:
 
         By netlink, not from /sys: /sys shows the namespace that it was mounted in, which need not be ours.
         """
-        stats = attributes(self._link(name), LINK.size).get(IFLA_STATS64, b"")
+        stats = attributes(link_named(self._sock, name), LINK.size).get(IFLA_STATS64, b"")
         if len(stats) < STATS64_RX_BYTES.size:
             raise OSError(errno.ENODATA, f"the kernel counts nothing on {name!r}")
         received: int = STATS64_RX_BYTES.unpack_from(stats)[0]
         return received
-
-    def device_name(self, index: int) -> str:
-        """The name of a device; "" if there is none (any more)."""
-        try:
-            link = self._sock.request(RTM_GETLINK, LINK.pack(0, 0, 0, index, 0, 0))
-        except OSError:
-            return ""
-        return text(attributes(link, LINK.size).get(IFLA_IFNAME, b""))
-
-    def _link(self, name: str) -> bytes:
-        asked = bytes(LINK.size) + attribute(IFLA_IFNAME, name_bytes(name))
-        try:
-            return self._sock.request(RTM_GETLINK, asked)
-        except OSError as error:
-            # EINVAL, ERANGE: no device can have such a name
-            if error.errno in (errno.ENODEV, errno.EINVAL, errno.ERANGE):
-                raise OSError(errno.ENODEV, f"there is no device {name!r}") from error
-            raise
-
-    def _index(self, name: str) -> int:
-        index: int = LINK.unpack_from(self._link(name))[3]
-        return index
 
     # ---------------------------------------------------------------- changing routes
 
@@ -327,7 +305,7 @@ class Kernel:
             (hop,) = route.hops
             flags = RTNH_F_ONLINK if hop.onlink else 0
             attrs += _gateway(route, hop)
-            attrs += [["RTA_OIF", self._index(hop.device)]] if hop.device else []
+            attrs += [["RTA_OIF", index_of(self._sock, hop.device)]] if hop.device else []
         elif route.hops:
             attrs += [["RTA_MULTIPATH", [self._next_hop(route, hop) for hop in route.hops]]]
         if scope is None:  # as iproute2: an IPv4 route without any gateway is on the link
@@ -348,7 +326,7 @@ class Kernel:
 
     def _next_hop(self, route: Route, hop: Hop) -> dict[str, object]:
         return {
-            "oif": self._index(hop.device) if hop.device else 0,
+            "oif": index_of(self._sock, hop.device) if hop.device else 0,
             "hops": hop.weight - 1,
             "flags": RTNH_F_ONLINK if hop.onlink else 0,
             "attrs": _gateway(route, hop),
@@ -395,10 +373,10 @@ class _Asked(dict[int, str]):
 
     def __init__(self, kernel: Kernel) -> None:
         super().__init__(kernel._names)
-        self._kernel = kernel
+        self._sock = kernel._sock
 
     def __missing__(self, index: int) -> str:
-        name = self[index] = self._kernel.device_name(index)
+        name = self[index] = name_of(self._sock, index)
         return name
 
 
