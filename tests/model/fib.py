@@ -1,7 +1,9 @@
-"""The kernel's route lookup, as little of it as routing decisions need, and the effects that change its tables.
+"""The kernel's route lookup, as little of it as routing decisions need, and the effects that change its
+tables.
 
-A model for tests: rules in order of preference, longest prefix, lowest metric, suppress_prefixlength, marks and masks, source
-prefixes, unreachable routes. A device that is administratively down loses its routes, one without carrier keeps them.
+A model for tests: rules in order of preference, longest prefix, lowest metric, suppress_prefixlength, marks
+and masks, source prefixes, unreachable routes. A device that is administratively down loses its routes, one
+without carrier keeps them.
 """
 
 from __future__ import annotations
