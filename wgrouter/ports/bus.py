@@ -12,7 +12,7 @@ The binding, read in its source and measured, and what follows here:
 - ubusd's death raises nothing. But the descriptor is at its end, which a peek shows at once.
 - A ubusd that hangs makes `connect`, `add`, `call` and `send` wait for ever (their look-up has no timeout).
   ubusd greets every connection unasked, so one of our own shows within KNOCK seconds that it does its work.
-- An exception in a handler is printed and forgotten. So it is kept, and raised where `loop(0)` was called.
+- An exception in a handler is printed and forgotten. So it is caught and handed to `on_fault`.
 - Freeing the connection inside a handler would be a use after free: that waits until `loop(0)` has returned.
 - Signatures are exact: each argument must be there, none may be more, types are not converted. uhttpd adds
   `ubus_rpc_session` to every call that it carries: for LuCI the object exists twice, once with that argument.
@@ -31,9 +31,11 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Protocol
 
+from wgrouter.core import mwan3
 from wgrouter.core.findings import Finding, Why
 from wgrouter.core.messages import Event, Hinted
 from wgrouter.core.model import Instant, Interface, Seconds
+from wgrouter.ports._netifd import interfaces_of
 
 OBJECT = "wgrouter"
 LUCI_OBJECT = "luci.wgrouter"  # the same methods, reached through uhttpd
@@ -65,7 +67,7 @@ VERBS: Mapping[str, Mapping[str, str]] = {
     "hint": {"action": TEXT, "interface": TEXT, "device": TEXT},
 }
 
-Answer = Callable[[str, Mapping[str, str]], Mapping[str, Any]]
+Answer = Callable[[str, Mapping[str, str]], Any]
 
 
 class Cancel(Protocol):
@@ -94,7 +96,11 @@ class Unavailable(OSError):
 
 
 class Bus:
-    """Our end of ubus. `answer(verb, arguments)` is the control socket's; a ValueError of it is a refusal."""
+    """Our end of ubus. `answer(verb, arguments)` is the control socket's handler, with text as arguments.
+
+    One of `refusals` that it raises is told to who asked. So is any other exception, without its words, and
+    goes to `on_fault`: a question ends no agent.
+    """
 
     def __init__(
         self,
@@ -102,12 +108,16 @@ class Bus:
         answer: Answer,
         say: Callable[[Finding], None],
         *,
+        refusals: tuple[type[Exception], ...] = (ValueError,),
+        on_fault: Callable[[Exception], None] | None = None,
         paths: Iterable[str] = SOCKETS,
         binding: Any = None,
     ) -> None:
         self._loop = loop
         self._answer = answer
         self._say = say
+        self._refusals = refusals
+        self._on_fault = on_fault
         self._paths = tuple(paths)
         self._ubus = binding
         self._thread = 0
@@ -119,7 +129,6 @@ class Bus:
         self._pumping = False
         self._pump_again: Cancel | None = None
         self._broken = ""  # why the connection is to be given up once loop(0) has returned
-        self._fault: Exception | None = None  # of a handler, to be raised once loop(0) has returned
         self._hung_until: Instant = 0.0
         self._next_check: Instant = 0.0
         self._interfaces: Mapping[str, Interface] = {}
@@ -340,9 +349,6 @@ class Bus:
             self._pumping = False
         if self._broken:
             self._lost(self._broken)
-        if self._fault is not None:
-            fault, self._fault = self._fault, None
-            raise fault
 
     def _heard(self, event: str, data: object) -> None:
         """netifd: {"action": "ifup" | "ifdown" | …, "interface": name}."""
@@ -370,8 +376,9 @@ class Bus:
     def _called(self, verb: str, request: Any, message: object) -> None:
         try:
             reply = self._reply(verb, message)
-        except Exception as error:  # noqa: BLE001 - the C code would forget it; _pump raises it again
-            self._fault = self._fault or error
+        except Exception as error:  # noqa: BLE001 - the C code would forget it
+            if self._on_fault is not None:
+                self._on_fault(error)
             reply = {"error": f"{verb}: the agent has failed, its log says where"}
         try:
             request.reply(reply)
@@ -389,12 +396,16 @@ class Bus:
             return {}
         try:
             reply = plain(self._answer(verb, arguments))
-        except ValueError as error:
+        except self._refusals as error:
             return {"error": str(error)}
+        if not isinstance(reply, dict):
+            reply = {verb: reply}
+        if verb in ("status", "wans"):
+            reply |= mwan3.renamed(reply.get("wans"))
         size = len(json.dumps(reply))
         if size > ANSWER_MAX:
             return {"error": f"{verb}: {size} bytes, ubus takes {ANSWER_MAX}: ask `wgrouter {verb} --json`"}
-        return reply if isinstance(reply, dict) else {"answer": reply}
+        return reply
 
 
 # ---------------------------------------------------------------- without a connection
@@ -419,36 +430,10 @@ def knock(path: str, patience: Seconds) -> str:
     return "" if greeting[:2] == b"\0\0" else f"{path}: no ubusd listens there"
 
 
-def interfaces_of(dump: object) -> dict[str, Interface]:
-    """What a `network.interface dump` tells, by name. What is not as expected is left out: mere hints."""
-    found: dict[str, Interface] = {}
-    for entry in _list(dump, "interface"):
-        name = _text(entry.get("interface")) if isinstance(entry, dict) else ""
-        if not name:
-            continue
-        routes = [route for route in _list(entry, "route") if isinstance(route, dict)]
-        metric = entry.get("metric")
-        found[name] = Interface(
-            name=name,
-            device=_text(entry.get("l3_device")),
-            up=entry.get("up") is True,
-            proto=_text(entry.get("proto")),
-            metric=metric if type(metric) is int else 0,
-            dns=_each(map(_text, _list(entry, "dns-server"))),
-            gateways=_each(map(_gateway, routes)),
-        )
-    return found
-
-
-def _gateway(route: Mapping[str, object]) -> str:
-    """The next hop of a default route; "" for any other route, and for one without."""
-    default = route.get("target") in ("0.0.0.0", "::") and route.get("mask") == 0
-    hop = _text(route.get("nexthop"))
-    return hop if default and hop not in ("0.0.0.0", "::") else ""
-
-
 def plain(value: object) -> Any:
-    """What JSON and blobmsg can carry: no infinity, no integer over 63 bits, text as keys."""
+    """What blobmsg and its JSON can carry: no infinity, no integer over 63 bits, keys of text, none empty
+    (that leaves JSON which nobody can read).
+    """
     if value is None or isinstance(value, (bool, str)):
         return value
     if isinstance(value, int):
@@ -456,19 +441,10 @@ def plain(value: object) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key) or "-": plain(item) for key, item in value.items()}
     if isinstance(value, Iterable):
         return [plain(item) for item in value]
     return str(value)
-
-
-def _each(texts: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(text for text in texts if text))
-
-
-def _list(value: object, key: str) -> list[Any]:
-    found = value.get(key) if isinstance(value, dict) else None
-    return found if isinstance(found, list) else []
 
 
 def _text(value: object) -> str:
