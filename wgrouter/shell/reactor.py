@@ -58,9 +58,13 @@ class Timer:
 class Reactor:
     """One per process, used from the thread that made it, but for `call_threadsafe` and `post_threadsafe`."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        selector: selectors.BaseSelector | None = None,
+    ) -> None:
         self._clock = clock
-        self._selector = selectors.DefaultSelector()
+        self._selector = selector or selectors.DefaultSelector()
         self._events: deque[Event] = deque()
         self._hints = _Hints()
         self._timers: list[tuple[Instant, int, Timer]] = []
