@@ -268,6 +268,7 @@ def test_what_json_cannot_carry_is_changed(world: World) -> None:
         "c": 2**70,
         "d": (1, 2),
         5: "x",
+        "": {"": "y"},
     }
     [reply] = world.ask(world.peer(), "findings")["replies"]
     assert reply == {"a": None, "b": None, "c": 2**63 - 1, "d": [1, 2], "5": "x", "-": {"-": "y"}}
