@@ -13,6 +13,7 @@ ROUTER := build/venv-router
 NEWEST := build/venv-newest
 STAGES ?=
 SCENARIO ?=
+ARGS ?=
 
 .PHONY: help
 help: ## this list
@@ -55,7 +56,7 @@ lab: setup ## the scenarios in network namespaces, with their timelines
 	$(NEWEST)/bin/python -m tests.lab $(SCENARIO)
 
 vm: setup-vm ## the tests that need the kernel's WireGuard, on Debian's kernel in a virtual machine
-	@$(NEWEST)/bin/python -m tests.vm
+	@$(NEWEST)/bin/python -m tests.vm $(ARGS)
 
 bench: setup ## measure; writes build/bench.json
 	$(NEWEST)/bin/python -m tests.bench

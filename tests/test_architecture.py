@@ -6,6 +6,7 @@ in a tree of its own, to show that it bites.
 """
 
 import ast
+import functools
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -74,6 +75,15 @@ CORE, CONFIG, PORTS, SHELL = "wgrouter.core", "wgrouter.config", "wgrouter.ports
 DAEMON, CLI = "wgrouter.daemon", "wgrouter.cli"
 
 
+def _ours_but(target: str, *parents: str) -> bool:
+    """Whether something of ours lies elsewhere. The package itself, a version number, is nobody's."""
+    return ours(target) and target != "wgrouter" and not inside(target, *parents)
+
+
+def _package_itself(i: Import) -> bool:
+    return i.module == "wgrouter"
+
+
 def _core_upward(i: Import) -> bool:
     return inside(i.module, CORE) and ours(i.target) and not inside(i.target, CORE)
 
@@ -83,7 +93,7 @@ def _core_impure(i: Import) -> bool:
 
 
 def _config_upward(i: Import) -> bool:
-    return inside(i.module, CONFIG) and ours(i.target) and not inside(i.target, CORE, CONFIG)
+    return inside(i.module, CONFIG) and _ours_but(i.target, CORE, CONFIG)
 
 
 def _port_to_port(i: Import) -> bool:
@@ -94,11 +104,11 @@ def _port_to_port(i: Import) -> bool:
 
 
 def _port_upward(i: Import) -> bool:
-    return inside(i.module, PORTS) and ours(i.target) and not inside(i.target, CORE, PORTS)
+    return inside(i.module, PORTS) and _ours_but(i.target, CORE, PORTS)
 
 
 def _shell_upward(i: Import) -> bool:
-    return inside(i.module, SHELL) and ours(i.target) and not inside(i.target, CORE, SHELL)
+    return inside(i.module, SHELL) and _ours_but(i.target, CORE, SHELL)
 
 
 def _root_imported(i: Import) -> bool:
@@ -123,6 +133,11 @@ def _foreign(i: Import) -> bool:
 
 
 RULES = (
+    Rule(
+        "the package itself imports nothing",
+        "wgrouter/__init__.py runs before every module of ours, so whatever it imports, core imports",
+        _package_itself,
+    ),
     Rule(
         "core stands on nothing of ours",
         "core is the ground floor: it can be tested, replayed and read alone, because it knows no port, no "
@@ -227,12 +242,17 @@ def imports(path: Path, package: Path) -> Iterator[Import]:
                     yield Import(name, target, node.lineno, id(node) in lazy)
 
 
+@functools.cache
+def all_imports(package: Path) -> tuple[tuple[Path, Import], ...]:
+    """Every import of a tree, read once for all rules."""
+    return tuple((path, found) for path in sorted(package.rglob("*.py")) for found in imports(path, package))
+
+
 def violations(package: Path, rule: Rule) -> list[str]:
     """Where a tree breaks a rule, in words."""
     return [
         f"{path.relative_to(package.parent)}:{found.line}: {found.module} imports {found.target}"
-        for path in sorted(package.rglob("*.py"))
-        for found in imports(path, package)
+        for path, found in all_imports(package)
         if rule.breaks(found)
     ]
 
@@ -267,6 +287,7 @@ def test_modules_are_short_and_say_what_they_are() -> None:
 # ---- the rules bite ---------------------------------------------------------------------------------------
 
 BREAKING = [
+    ("__init__.py", "from . import cli", "the package itself imports nothing"),
     ("core/links.py", "from wgrouter.ports import kernel", "core stands on nothing of ours"),
     ("core/links.py", "from ..config.load import load", "core stands on nothing of ours"),
     ("core/links.py", "from .. import config", "core stands on nothing of ours"),
@@ -309,7 +330,7 @@ KEEPING = [
         "ports/wireguard.py",
         "import socket\nfrom pyroute2 import WireGuard\nfrom ._netlink import load\nfrom ..core import model",
     ),
-    ("ports/_netlink.py", "import pyroute2.netlink"),
+    ("ports/_netlink.py", "import pyroute2.netlink\nfrom .. import __version__"),
     ("shell/actor.py", "import selectors\nfrom wgrouter.core import messages\nfrom .journal import Journal"),
     (
         "daemon.py",
