@@ -246,6 +246,8 @@ def _run(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     from wgrouter.config import load
 
+    if not os.path.isdir(_confdir(options)):
+        raise Failure(f"{_confdir(options)} is no directory")
     loaded = load.read(_root(options), _confdir(options))
     found = [_as_data(problem) for problem in loaded.problems]
     errors = sum(1 for problem in found if problem.get("severity") != "warning")

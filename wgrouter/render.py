@@ -307,28 +307,24 @@ def said(item: Data, paper: Paper, when: str) -> None:
 
 
 def problems(items: list[Any], paper: Paper, heading: str = "Configuration problems") -> None:
-    """Problems of the configuration: plain sentences, or the parts of one."""
-    if not items:
-        return
-    if heading:
+    """Problems of the configuration: where, what was wrong, what is accepted, what was done about it."""
+    if items:
         paper.heading(heading)
     for item in items:
-        style = "yellow" if isinstance(item, Mapping) and item.get("severity") == "warning" else "red"
-        paper.wrapped(problem(item), 4, style, "  - ")
-
-
-def problem(item: Any) -> str:
-    """One problem as a sentence: where, what was wrong, what is accepted."""
-    if not isinstance(item, Mapping):
-        return str(item)
-    where = [str(item.get("file") or "")]
-    where.append(f"section {item['section']}" if item.get("section") else "")
-    where.append(f"option {item['option']}" if item.get("option") else "")
-    value = item.get("value")
-    what = f"'{value}' " if value not in (None, "") and str(value) not in str(item.get("text", "")) else ""
-    accepted = item.get("accepted")
-    text = f"{what}{item.get('text') or item.get('reason') or 'is not accepted'}"
-    return ": ".join([*filter(None, where), text]) + (f" (accepted: {accepted})" if accepted else "")
+        if not isinstance(item, Mapping):
+            paper.wrapped(str(item), 4, "", "  -")
+            continue
+        severity = str(item.get("severity") or "error")
+        place = f"{item.get('file') or '-'}" + (f":{item['line']}" if item.get("line") else "")
+        option = f"option {item['option']}" if item.get("option") else ""
+        where = ", ".join(filter(None, [str(item.get("section") or ""), option]))
+        paper.wrapped(f"{place}: {where}" if where else place, 11, "bold", f"  {severity}")
+        paper.wrapped(str(item.get("message") or "-"), 11, _STYLE_OF.get(severity, ""))
+        accepted = str(item.get("accepted") or "")
+        if accepted:
+            paper.wrapped(accepted if accepted.startswith("did you mean") else f"accepted: {accepted}", 11)
+        if item.get("consequence"):
+            paper.wrapped(str(item["consequence"]), 11, "dim")
 
 
 # ---------------------------------------------------------------- explain, plan, journal, replay

@@ -25,12 +25,13 @@ router. topology.py has all addresses, wiring.py all routes and rules.
         print(flow.outage(), flow.lost, agent.status())
 
 Verbs are methods of Lab; each returns when what it says is so; heal() undoes them all:
-    paths     cut_carrier restore_carrier blackhole unblackhole lose silence unsilence
+    paths     cut_carrier restore_carrier blackhole unblackhole lose delay captive silence unsilence
     NAT       rebind_nat heal_nat nat_lifetime
     sites     move_site drop_port open_port stop_site start_site
     names     move publish nxdomain lie servfail stop_dns start_dns slow_dns
 Questions:    lab.query(name) lab.pings(source, to) lab.router.peer(site) lab.router.wg() lab.site(name).wg()
 Traffic:      lab.flow() lab.connects() lab.download(), each with .outage(since) .flowing() .answers .stop()
+Broker:       single(broker=True), then lab.broker.subscribe() .publish() .stop() .freeze() .use_certificate()
 Waiting:      until(condition, within=s, what=…) and stays(condition, during=s, what=…), and no other way.
 When it fails: lab.report() is added to the exception, and to pytest's report.
 By hand:      `python -m tests.lab` opens a prompt; `… clean` removes what a killed process left behind.

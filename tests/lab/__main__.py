@@ -1,7 +1,7 @@
 """A lab to play in: `python -m tests.lab [single|dual|triple|fleet] [--sites N] [--broker]`.
 
-The agent runs on the (first) router; every verb of the lab is a command of the prompt. All of it ends with the
-prompt. `python -m tests.lab clean` removes the labs of processes that were killed.
+The agent runs on the (first) router; every verb of the lab is a command of the prompt. All of it ends with
+the prompt. `python -m tests.lab clean` removes the labs of processes that were killed.
 """
 
 import argparse
@@ -20,10 +20,15 @@ from . import netns
 from .lab import Lab, build
 from .netns import LabError
 from .poll import NotInTime
-from .topology import dual, fleet, single, sites, triple
+from .topology import Topology, dual, fleet, single, sites, triple
 from .traffic import Flow
 
-TOPOLOGIES = ("single", "dual", "triple", "fleet")
+TOPOLOGIES: dict[str, Callable[..., Topology]] = {
+    "single": single,
+    "dual": dual,
+    "triple": triple,
+    "fleet": fleet,
+}
 
 
 def verbs(lab: Lab) -> dict[str, Callable[..., object]]:
@@ -228,7 +233,7 @@ def main() -> int:
         removed = netns.sweep()
         print(f"removed: {', '.join(removed) or 'nothing was left'}")
         return 0
-    make = {"single": single, "dual": dual, "triple": triple, "fleet": fleet}[arguments.topology]
+    make = TOPOLOGIES[arguments.topology]
     with build(make(far=sites(arguments.sites), broker=arguments.broker)) as lab:
         print((drawing or "").split("\n\n")[1], end="\n\n")
         print(describe(lab), end="\n\n")

@@ -35,11 +35,13 @@ class Agent:
         self._command = list(command or [*self._wgrouter, "run", "--root", str(root), *arguments])
         self._env = dict(env or {})
         self._process: subprocess.Popen[bytes] | None = None
+        self._life_starts_at = 0
 
     def start(self) -> "Agent":
         """Start it; it must not be running."""
         if self.running:
             raise LabError("the agent runs already")
+        self._life_starts_at = self.log.stat().st_size if self.log.exists() else 0
         self._process = self._box.start(
             *self._command, log=self.log, env={"PYTHONUNBUFFERED": "1", **self._env}
         )
@@ -101,13 +103,15 @@ class Agent:
         return json.loads(self.cli("status", "--json"))
 
     def output(self) -> str:
-        """All that it has written so far."""
-        return self.log.read_text(errors="replace") if self.log.exists() else ""
+        """All that it has written since it was last started."""
+        if not self.log.exists():
+            return ""
+        return self.log.read_bytes()[self._life_starts_at :].decode(errors="replace")
 
     def tail(self, lines: int = 30) -> str:
         """The end of its output."""
         return "\n".join(self.output().splitlines()[-lines:])
 
     def says(self, text: str, *, within: float) -> None:
-        """Wait until its output contains this."""
+        """Wait until it has said this since it was last started."""
         until(lambda: text in self.output(), within=within, what=f"the agent says {text!r}")

@@ -5,8 +5,8 @@
     8884   TLS with a client certificate, whose common name is the user
 
 Every router of the lab is a user, and so is `operator`. A router may write below <prefix>/<user>/ and
-homeassistant/, and read its own commands; the operator may do anything. `Subscriber` is a witness that shares no
-code with the agent: mosquitto_sub.
+homeassistant/, and read its own commands; the operator may do anything. `Subscriber` is a witness that shares
+no code with the agent: mosquitto_sub.
 """
 
 import json

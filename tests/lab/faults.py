@@ -19,6 +19,8 @@ class IspFaults:
     # Nothing passes; "gateway" says whether at least the ISP's own end of the line still answers.
     blackhole: bool = False
     gateway: bool = True
+    # A captive portal: port 80 leads to the ISP's own page, and only DNS passes.
+    captive: bool = False
     loss_percent: float = 0.0
     loss_direction: Direction = "down"
     # UDP source ports of the subscriber whose mapping the NAT has lost, and does not make again.
@@ -30,6 +32,12 @@ def isp_rules(faults: IspFaults) -> str:
     drops = []
     if faults.blackhole:
         drops.append("drop")
+    if faults.captive:
+        drops += [
+            "meta l4proto { tcp, udp } th dport 53 accept",
+            "meta l4proto { tcp, udp } th sport 53 accept",
+            "drop",
+        ]
     if faults.stale_ports:
         ports = ", ".join(str(port) for port in sorted(faults.stale_ports))
         drops.append(f'iifname "sub" udp sport {{ {ports} }} drop')
@@ -39,6 +47,7 @@ def isp_rules(faults: IspFaults) -> str:
             drops.append(f'iifname "net" {loss}')
         if faults.loss_direction != "down":
             drops.append(f'iifname "sub" {loss}')
+    portal = 'iifname "sub" tcp dport 80 redirect' if faults.captive else ""
     deaf = "" if faults.gateway else 'iifname "sub" drop'
     # ARP and neighbour discovery too: a gateway that is gone does not resolve.
     mute = "" if faults.gateway else "type filter hook ingress device sub priority 0; policy drop;"
@@ -51,6 +60,8 @@ def isp_rules(faults: IspFaults) -> str:
             chain forward {{ type filter hook forward priority filter; {_lines(drops)}
             }}
             chain input {{ type filter hook input priority filter; {deaf}
+            }}
+            chain portal {{ type nat hook prerouting priority dstnat; {portal}
             }}
         }}
         table netdev lab {{

@@ -82,11 +82,8 @@ class LabRouter:
             best = self.uplinks[0]
             for site in sites:
                 address = site.home_a[0]
-                gateway = best.gateway4 if family(address) == 4 else best.gateway6
                 metric = f" metric {best.metric}" if best.metric else ""
-                lines.append(
-                    f"route add {host(address)} via {gateway} dev {best.device} proto static{metric}"
-                )
+                lines.append(f"route add {host(address)} {best.via(family(address))} proto static{metric}")
         self.box.ip(*lines)
 
     def run(self, *argv: str, check: bool = True, stdin: str = "") -> str:
@@ -201,6 +198,8 @@ class Lab:
         self.sites: dict[str, LabSite] = {}
         self._isp_faults = {isp.name: IspFaults() for isp in topology.isps}
         self._dead_addresses: set[str] = set()
+        self._delays: dict[str, subprocess.Popen[bytes]] = {}
+        self._delay_rules: set[str] = set()
         self.dns: Nameserver
         self.broker: Broker
         self.keys: openwrt.Keys
@@ -219,28 +218,20 @@ class Lab:
         plan = wire(topology)
         self.boxes = netns.add(self.name, plan.namespaces, plan.links, resolv)
         self.dns = Nameserver(self.boxes["dns"], self.directory / "dns", topology.ttl)
-        for site in topology.sites:
-            self._set_addresses(site.name, site.home_a, None)
-        if topology.broker:
-            self._set_addresses("broker", Broker.addresses, None)
-            self.broker = Broker(
-                self.boxes["broker"], self.directory / "broker", [router.name for router in topology.routers]
-            )
-            self.broker.start()
-        for record, kind, data in topology.records:
-            self.dns.set(record, kind, [data])
+        self._set_first_records()
         self.dns.begin()
+        if topology.broker:
+            users = [router.name for router in topology.routers]
+            self.broker = Broker(self.boxes["broker"], self.directory / "broker", users)
+            self.broker.start()
         self.keys = wireguard.make_keys(topology)
         devices = Devices(topology.wireguard, logs)
         self.wireguard = devices.kind
         far = [self.boxes[site.name] for site in topology.sites if site.alive]
         server_log = logs / "server.log"
-        command = (
-            sys.executable,
-            "-m",
-            "tests.lab.server",
-            *(str(box.path) for box in (self.boxes["web"], *far)),
-        )
+        served = [str(box.path) for box in (self.boxes["web"], *far)]
+        served += [f"portal={self.boxes[isp.namespace].path}" for isp in topology.isps]
+        command = (sys.executable, "-m", "tests.lab.server", *served)
         self.boxes["web"].start(*command, log=server_log)
         for site in topology.sites:
             if site.alive:
@@ -288,6 +279,8 @@ class Lab:
     def close(self) -> None:
         """End every process and delete every namespace of this lab."""
         try:
+            for box in self.boxes.values():
+                box.ask_to_end()
             for box in self.boxes.values():
                 box.end()
         finally:
@@ -366,7 +359,8 @@ class Lab:
     # ---- verbs: the paths
 
     def _break(self, isp: str, **change: Any) -> None:
-        self._isp_faults[self.isp(isp).name] = dataclasses.replace(self._isp_faults[isp], **change)
+        name = self.isp(isp).name
+        self._isp_faults[name] = dataclasses.replace(self._isp_faults[name], **change)
         self.isp_box(isp).nft(isp_rules(self._isp_faults[isp]))
 
     @verb
@@ -399,6 +393,34 @@ class Lab:
         self._break(isp, loss_percent=percent, loss_direction=direction)
 
     @verb
+    def captive(self, isp: str, on: bool = True) -> None:
+        """Put up a captive portal: names resolve, HTTP leads to the ISP's own page, the rest is dropped."""
+        self._break(isp, captive=on)
+
+    @verb
+    def delay(self, isp: str, milliseconds: float, jitter: float = 0.0) -> None:
+        """Hold every packet towards the router so long, give or take up to the jitter; 0 ends it."""
+        core, device = self.boxes["core"], f"delay-{isp}"
+        if isp in self._delays:
+            netns.end(self._delays.pop(isp))
+        if not milliseconds:
+            return
+        plan = self.isp(isp)
+        log = self.directory / "log" / f"{device}.log"
+        log.unlink(missing_ok=True)
+        command = (sys.executable, "-m", "tests.lab.delay", device, str(milliseconds), str(jitter))
+        self._delays[isp] = core.start(*command, log=log)
+        until(lambda: "ready" in log.read_text(), within=5, what=f"{device} is up")
+        # The rules stay when the device goes: then the table is empty, and main decides.
+        table = 1000 + plan.number
+        core.ip(*(f"route add {default} dev {device} table {table}" for default in ("0.0.0.0/0", "::/0")))
+        if isp not in self._delay_rules:
+            self._delay_rules.add(isp)
+            for version, pool in (("-4", plan.pool4), ("-6", plan.pool6)):
+                core.run("ip", version, "rule", "add", "pref", "100", "iif", device, "lookup", "main")
+                core.run("ip", version, "rule", "add", "pref", "200", "to", pool, "lookup", str(table))
+
+    @verb
     def rebind_nat(self, isp: str, stale: bool = True) -> None:
         """Make the ISP's NAT forget every mapping. stale: UDP from the source ports it had is dropped from
         now on.
@@ -417,12 +439,10 @@ class Lab:
         self._break(isp, stale_ports=frozenset())
 
     @verb
-    def nat_lifetime(self, isp: str, seconds: int) -> None:
-        """How long the ISP's NAT keeps the mapping of a silent UDP flow (30, and 120 for a busy one, at
-        first).
-        """
-        for name in ("nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream"):
-            self.isp_box(isp).sh(f"echo {seconds} >/proc/sys/net/netfilter/{name}")
+    def nat_lifetime(self, isp: str, seconds: int, busy: int = 0) -> None:
+        """How many seconds the ISP's NAT keeps a UDP flow's mapping, and a busy one's (at first 30, 120)."""
+        place = "/proc/sys/net/netfilter/nf_conntrack_udp_timeout"
+        self.isp_box(isp).sh(f"echo {seconds} >{place}; echo {busy or seconds} >{place}_stream")
 
     @verb
     def silence(self, address: str) -> None:
@@ -470,10 +490,17 @@ class Lab:
     # ---- verbs: names
 
     def _set_addresses(self, name: str, addresses: Iterable[str], ttl: int | None) -> None:
-        self.dns.forget(name)
         for kind, version in (("A", 4), ("AAAA", 6)):
-            if chosen := [address for address in addresses if family(address) == version]:
-                self.dns.set(name, kind, chosen, ttl)
+            self.dns.set(name, kind, [a for a in addresses if family(a) == version], ttl)
+
+    def _set_first_records(self) -> None:
+        self.dns.forget_all()
+        for site in self.topology.sites:
+            self._set_addresses(site.name, site.home_a, None)
+        if self.topology.broker:
+            self._set_addresses("broker", Broker.addresses, None)
+        for record, kind, data in self.topology.records:
+            self.dns.set(record, kind, [data])
 
     @verb
     def move(self, name: str, *addresses: str, ttl: int | None = None) -> None:
@@ -546,6 +573,8 @@ class Lab:
             self._isp_faults[isp.name] = IspFaults()
             self.isp_box(isp.name).nft(isp_rules(IspFaults()))
             self.restore_carrier(isp.name)
+            self.delay(isp.name, 0)
+            self.nat_lifetime(isp.name, 30, 120)
         self._dead_addresses.clear()
         self.boxes["core"].nft(core_rules(()))
         for site in self.sites.values():
@@ -555,14 +584,11 @@ class Lab:
         self.dns.slow(0)
         for name in self.dns.failing:
             self.dns.fail(name, False)
-        for plan in self.topology.sites:
-            self._set_addresses(plan.name, plan.home_a, None)
+        self._set_first_records()
         self.dns.publish()
 
     def report(self) -> str:
-        """What one wants to see when a test failed: each router's tunnels, routes, and its agent's last
-        words.
-        """
+        """What one wants to see when a test failed: tunnels, routes, and the agent's last words."""
         parts = []
         for router in self.routers.values():
             parts.append(f"---- {router.plan.name} ({router.box.netns})")

@@ -106,10 +106,17 @@ class Nameserver:
 
     def set(self, name: str, kind: str, data: Iterable[str], ttl: int | None = None) -> None:
         """Change the truth about one name and type, without telling anybody yet."""
-        self._records.setdefault(relative(name), {})[kind] = (self._ttl if ttl is None else ttl, tuple(data))
+        types = self._records.setdefault(relative(name), {})
+        types[kind] = (self._ttl if ttl is None else ttl, tuple(data))
 
     def forget(self, name: str) -> None:
-        self._records.pop(relative(name), None)
+        """Drop a name, and what lies below it: else it would go on to exist, as a name without records."""
+        short = relative(name)
+        for known in [known for known in self._records if f".{known}".endswith(f".{short}")]:
+            del self._records[known]
+
+    def forget_all(self) -> None:
+        self._records.clear()
 
     def publish(self) -> None:
         """Serve what was set. When this returns, every further answer is the new one."""

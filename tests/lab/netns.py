@@ -206,6 +206,11 @@ class Box:
             raise made[0]
         return made[0]
 
+    def ask_to_end(self) -> None:
+        """Send SIGTERM to what was started here, and don't wait: many boxes end sooner side by side."""
+        for child in self._children:
+            child.terminate()
+
     def end(self) -> None:
         """End the processes started here; the holder last."""
         if self._ended:

@@ -76,15 +76,17 @@ def network(router: Router, uplinks: Iterable[Isp], sites: Sequence[Site], keys:
         ),
     ]
     for isp in uplinks:
-        options: dict[str, str | int | Sequence[str]] = {
-            "device": isp.device,
-            "proto": "static",
-            "ipaddr": (f"{isp.router4}/{isp.length4}",),
-            "gateway": isp.gateway4,
-            "ip6addr": (f"{isp.router6}/64",),
-            "ip6gw": isp.gateway6,
-            "dns": isp.resolvers,
-        }
+        options: dict[str, str | int | Sequence[str]] = {"device": isp.port, "proto": isp.proto}
+        if isp.proto == "static":
+            options |= {
+                "ipaddr": (f"{isp.router4}/{isp.length4}",),
+                "gateway": isp.gateway4,
+                "ip6addr": (f"{isp.router6}/64",),
+                "ip6gw": isp.gateway6,
+                "dns": isp.resolvers,
+            }
+        elif isp.proto == "pppoe":
+            options |= {"username": "subscriber", "password": "of-the-line"}
         if isp.metric:
             options["metric"] = isp.metric
         parts.append(_section("interface", isp.interface, options))

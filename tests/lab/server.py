@@ -1,9 +1,10 @@
-"""The servers of the lab's internet, for all of its boxes in one process: `python -m tests.lab.server
-/run/netns/A /run/netns/B …`
+"""The servers of the lab's internet, for all of its boxes in one process.
+
+    python -m tests.lab.server /run/netns/A /run/netns/B portal=/run/netns/C …
 
 In each namespace: UDP and TCP echo on port 7; on port 80 a web server with /generate_204 (what captive portal
-checks ask for) and /stream (bytes without end, some MB/s). Says "ready" when it listens everywhere. Answers
-come from the address that was asked.
+checks ask for) and /stream (bytes without end, some MB/s). In a portal's: a web server that redirects. Says
+"ready" when it listens everywhere. Answers come from the address that was asked.
 """
 
 import contextlib
@@ -64,20 +65,33 @@ def _echo_tcp(sock: socket.socket) -> None:
 
 def _http(sock: socket.socket) -> None:
     request = sock.recv(4096)
+    if not request:
+        _close(sock)
     if not request or sock in _streams:
-        if not request:
-            _close(sock)
         return
     path = request.split(b" ", 2)[1:2]
     if path == [b"/stream"]:
         sock.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nConnection: close\r\n\r\n")
         _streams.add(sock)
     elif path == [b"/generate_204"]:
-        sock.send(b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-        _close(sock)
+        _reply(sock, b"204 No Content", b"")
     else:
-        sock.send(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\nConnection: close\r\n\r\nthe lab\n")
+        _reply(sock, b"200 OK", b"the lab\n")
+
+
+def _portal(sock: socket.socket) -> None:
+    if sock.recv(4096):
+        _reply(sock, b"302 Found\r\nLocation: http://portal.invalid/", b"")
+    else:
         _close(sock)
+
+
+def _reply(sock: socket.socket, head: bytes, body: bytes) -> None:
+    length = str(len(body)).encode()
+    sock.send(
+        b"HTTP/1.1 " + head + b"\r\nContent-Length: " + length + b"\r\nConnection: close\r\n\r\n" + body
+    )
+    _close(sock)
 
 
 def _close(sock: socket.socket) -> None:
@@ -110,10 +124,8 @@ def _accept(work: Callable[[socket.socket], None]) -> Callable[[socket.socket], 
     return accept
 
 
-def _listen() -> None:
-    """Open this namespace's servers."""
-    _selector.register(udp_socket(ECHO_PORT), selectors.EVENT_READ, _echo_udp)
-    for port, work in ((ECHO_PORT, _echo_tcp), (HTTP_PORT, _http)):
+def _listen(services: dict[int, Callable[[socket.socket], None]]) -> None:
+    for port, work in services.items():
         listener = socket.create_server(
             ("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=512
         )
@@ -122,9 +134,14 @@ def _listen() -> None:
 
 
 def main(namespaces: list[str]) -> None:
-    for path in namespaces:
+    for word in namespaces:
+        path = word.removeprefix("portal=")
         setns_net(path)
-        _listen()
+        if path == word:
+            _selector.register(udp_socket(ECHO_PORT), selectors.EVENT_READ, _echo_udp)
+            _listen({ECHO_PORT: _echo_tcp, HTTP_PORT: _http})
+        else:
+            _listen({HTTP_PORT: _portal})
     print("ready", flush=True)
     chunk = bytes(STREAM_BYTES)
     due = time.monotonic()

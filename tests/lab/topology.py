@@ -19,6 +19,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 WireGuard = Literal["auto", "go", "kernel"]
+# How the uplink is configured. "dhcp" is what netifd's DHCP client leaves behind: a default route with `src`.
+# "pppoe" is a point-to-point device without gateway or neighbours, called pppoe-<interface>.
+Proto = Literal["static", "dhcp", "pppoe"]
 
 ZONE = "lab.test"
 WG_PORT = 51820
@@ -43,9 +46,10 @@ class Isp:
     name: str
     number: int
     interface: str = "wan"
-    device: str = "eth1"
+    port: str = "eth1"
     router: str = "router"
     metric: int = 0
+    proto: Proto = "static"
     # False: the router has a public IPv4 address, so that the internet can reach it without being asked
     # first.
     nat: bool = True
@@ -58,6 +62,16 @@ class Isp:
     @property
     def namespace(self) -> str:
         return f"isp-{self.name}"
+
+    @property
+    def device(self) -> str:
+        """The device that has the addresses and the routes."""
+        return f"pppoe-{self.interface}" if self.proto == "pppoe" else self.port
+
+    def via(self, version: int) -> str:
+        """The way out, as `ip route` has it."""
+        gateway = self.gateway4 if version == 4 else self.gateway6
+        return f"dev {self.device}" if self.proto == "pppoe" else f"via {gateway} dev {self.device}"
 
     @property
     def prefix4(self) -> str:
@@ -227,13 +241,14 @@ def _uplinks(count: int, router: str = "router", first: int = 1) -> tuple[Isp, .
     """ISPs a, b, c … as OpenWrt's interfaces wan, wanb, wanc …, told apart by metric 10, 20, 30 as mwan3's
     manual has it.
     """
-    letters = "abcdefghijkl"
+    # 15 is as many /28 as are left in 203.0.113.0/24.
+    letters = "abcdefghijklmno"
     return tuple(
         Isp(
             letters[first - 1 + n],
             first + n,
-            interface="wan" if n == 0 else f"wan{'abcdefghijkl'[n]}",
-            device=f"eth{n + 1}",
+            interface="wan" if n == 0 else f"wan{letters[n]}",
+            port=f"eth{n + 1}",
             router=router,
             metric=0 if count == 1 else 10 * (n + 1),
         )

@@ -96,9 +96,21 @@ def _core(behind: dict[str, tuple[str, ...]]) -> Namespace:
     return Namespace("core", tuple(lines), forwards=True)
 
 
+def _line(device: str, isp: Isp, own: str, peer: str, *addresses6: str) -> list[str]:
+    """One end of a subscriber's line."""
+    if isp.proto != "pppoe":
+        return _up(device, f"{own}/{isp.length4}", *addresses6)
+    # A cable plays a point-to-point link: without ARP the kernel sends to its own hardware address, so both
+    # ends have the same one.
+    return [
+        f"link set {device} address 02:00:00:00:00:{isp.number:02x} arp off",
+        *_up(device, f"{own} peer {peer}/32", *addresses6),
+    ]
+
+
 def _isp(isp: Isp) -> Namespace:
     lines = ["link set lo up", *_TO_CORE]
-    lines += _up("sub", f"{isp.gateway4}/{isp.length4}", f"{isp.gateway6}/64", "fe80::1/64")
+    lines += _line("sub", isp, isp.gateway4, isp.router4, f"{isp.gateway6}/64", "fe80::1/64")
     if isp.nat:
         lines.append(add_host(isp.public4, "net"))
     # What nobody has must not bounce between here and the core.
@@ -123,9 +135,10 @@ def _router(router: Router, uplinks: tuple[Isp, ...]) -> Namespace:
     lines = ["link set lo up", *_up("br-lan", f"{router.lan4}.1/24", f"{router.lan6}:1/64", "fe80::1/64")]
     for isp in uplinks:
         metric = f" metric {isp.metric}" if isp.metric else ""
-        lines += _up(isp.device, f"{isp.router4}/{isp.length4}", f"{isp.router6}/64", "fe80::2/64")
-        for gateway, default in ((isp.gateway4, "0.0.0.0/0"), (isp.gateway6, "::/0")):
-            lines.append(f"route add {default} via {gateway} dev {isp.device} proto static{metric}")
+        source = f" src {isp.router4}" if isp.proto == "dhcp" else ""
+        lines += _line(isp.device, isp, isp.router4, isp.gateway4, f"{isp.router6}/64", "fe80::2/64")
+        lines.append(f"route add 0.0.0.0/0 {isp.via(4)} proto static{source}{metric}")
+        lines.append(f"route add ::/0 {isp.via(6)} proto static{metric}")
     wan = ", ".join(f'"{isp.device}"' for isp in uplinks)
     inbound = f"udp dport {router.listen_port} accept" if router.inbound else ""
     # fw4 in small: zones lan (and the tunnels with it) and wan; wan is masqueraded, IPv6 too, drops what

@@ -47,12 +47,15 @@ def number_text(value: float) -> str:
 
 
 def duration_text(seconds: float) -> str:
-    """As an option would spell it: 90 s is "90s", an hour "1h", 40 ms "40ms"."""
+    """As an option would spell it: 90 s is "90s", an hour "1h", 40 ms "40ms", none "0"."""
+    if not seconds:
+        return "0"
+    if seconds < 1:
+        return f"{number_text(seconds * 1000)}ms"
     for unit, factor in reversed(UNITS):
-        count = round(seconds / factor, 6)
-        if count >= 1 and count == int(count) and (unit != "s" or count < 1000):
-            return f"{int(count)}{unit}"
-    return f"{number_text(seconds)}s" if seconds >= 1 or not seconds else f"{number_text(seconds * 1000)}ms"
+        if seconds % factor == 0 and unit != "ms":
+            return f"{number_text(seconds / factor)}{unit}"
+    return f"{number_text(seconds)}s"
 
 
 # ---- numbers
@@ -112,8 +115,8 @@ def share(text: str, limits: Limits) -> float:
     return percent(text, limits) / 100
 
 
-def mask(text: str, limits: Limits) -> int:
-    """A number of 32 bits, in hexadecimal after 0x."""
+def number32(text: str, limits: Limits) -> int:
+    """A number of 32 bits, decimal or in hexadecimal after 0x."""
     digits = text[2:].lower() if text[:2] in ("0x", "0X") else ""
     if digits and len(digits) <= 16 and set(digits) <= set("0123456789abcdef"):
         value = int(digits, 16)
@@ -123,6 +126,15 @@ def mask(text: str, limits: Limits) -> int:
             raise Invalid(f"{quoted(text)} is not a number like 0x3f000000")
         value = int(found)
     return int(_ranged(value, limits, text, lambda bound: f"{int(bound):#x}"))
+
+
+def mask(text: str, limits: Limits) -> int:
+    """Adjacent bits of 32, three or more: room for a mark of ours and for one WAN's number."""
+    value = number32(text, limits)
+    ones = value // (value & -value) if value else 0
+    if ones & (ones + 1) or ones < 7:
+        raise Invalid(f"{quoted(text)} is not three or more adjacent bits")
+    return value
 
 
 def _timed(text: str, limits: Limits, plain: float, show: Callable[[float], str], what: str) -> float:
@@ -179,12 +191,14 @@ def address(text: str, limits: Limits) -> str:
 def network(text: str, limits: Limits) -> str:
     """An address or prefix, as a canonical prefix."""
     base, slash, length = text.partition("/")
-    found = ip(base)
-    if found is None or (slash and not (_DIGITS.issuperset(length) and 0 < len(length) < 4)):
-        raise Invalid(f"{quoted(text)} is not an IP address or prefix")
-    if slash and int(length) > found.max_prefixlen:
-        raise Invalid(f"{quoted(text)} has a prefix longer than {found.max_prefixlen}")
-    return str(ipaddress.ip_network((found, int(length) if slash else found.max_prefixlen), strict=False))
+    # ip_network() would take a netmask behind the slash, and a scope.
+    if len(base) <= 45 and "%" not in base and (not slash or (length and _DIGITS.issuperset(length))):
+        try:
+            return str(ipaddress.ip_network(text, strict=False))
+        except ValueError:
+            if ip(base) is not None:
+                raise Invalid(f"{quoted(text)} has no prefix length that its address allows") from None
+    raise Invalid(f"{quoted(text)} is not an IP address or prefix")
 
 
 def host(text: str, limits: Limits) -> str:
@@ -344,7 +358,8 @@ DATATYPES: dict[str, Datatype] = {
     "number": Datatype(number, _span(number_text)),
     "percent": Datatype(percent, lambda limits: f"{_span(number_text)(limits)} percent"),
     "share": Datatype(share, lambda limits: f"{_span(number_text)(limits)} percent"),
-    "mask": Datatype(mask, lambda limits: f"{int(limits.low):#x} to {int(limits.high):#x}"),
+    "number32": Datatype(number32, lambda limits: f"{int(limits.low):#x} to {int(limits.high):#x}"),
+    "mask": Datatype(mask, _said("three or more adjacent bits of 32: 0x3f000000")),
     "duration": Datatype(duration, _durations),
     "milliseconds": Datatype(milliseconds, _milliseconds),
     "address": Datatype(address, _said("an IPv4 or IPv6 address")),

@@ -10,7 +10,7 @@ import ipaddress
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 from wgrouter.config.datatypes import ip
@@ -124,6 +124,10 @@ def _document(
             Problem(path, error.line, "", "", "", place + error.problem, error.accepted, consequence)
         )
         return Document()
+
+
+def _is_host(prefix: str) -> bool:
+    return prefix.endswith("/128") or (prefix.endswith("/32") and ":" not in prefix)
 
 
 @dataclass(slots=True)
@@ -280,29 +284,36 @@ class _Loader:
         overrides = self._overrides(peer_sections)
         said: dict[str, Values] = {}
         for section in sections:
-            values = self._sections.values(section, BY_TYPE["tunnel"]) or {}
-            if section.name not in self._network.tunnels:
-                self._no_tunnel(section)
+            values = self._sections.values(section, BY_TYPE["tunnel"])
+            if values is None:
+                continue
+            name = values.pop("interface", "" if section.anonymous else section.name)
+            if name not in self._network.tunnels:
+                self._no_tunnel(section, name)
+                continue
+            if name in said:
+                message = f"a second section for the interface '{name}'"
+                self._say(section, "", message, "one section for each interface", "section skipped")
                 continue
             if "wan" in values:
                 values["wan"] = self._known_wans(section, values["wan"], names)
             out = self._sections.fields(BY_TYPE["tunnel"], values)
             self._sections.order(section, BY_TYPE["tunnel"], out)
-            said[section.name] = out
+            said[name] = out
         return tuple(
             self._tunnel(found, said.get(name, {}), overrides)
             for name, found in self._network.tunnels.items()
             if said.get(name, {}).get("enabled", found.auto)
         )
 
-    def _no_tunnel(self, section: Section) -> None:
-        if not self._network_known or section.name in self._network.disabled:
+    def _no_tunnel(self, section: Section, name: str) -> None:
+        if not self._network_known or name in self._network.disabled:
             return
-        if section.anonymous:
+        if not name:
             message, accepted = "a tunnel section needs a name", "config tunnel '<WireGuard interface>'"
         else:
-            message = f"there is no WireGuard interface '{section.name}' in the network file"
-            close = self._sections.nearest(section.name, self._network.tunnels)
+            message = f"there is no WireGuard interface '{name}' in the network file"
+            close = self._sections.nearest(name, self._network.tunnels)
             known = ", ".join(sorted(self._network.tunnels)) or "the name of an interface of proto wireguard"
             accepted = f"did you mean '{close}'?" if close else known
         self._say(section, "", message, accepted, "section skipped")
@@ -361,10 +372,10 @@ class _Loader:
     ) -> Tunnel:
         ladder = {field.name: said[field.name] for field in fields(Ladder) if field.name in said}
         peers = []
-        for peer in found.peers:
+        for peer, label in zip(found.peers, found.labels, strict=True):
             override = overrides.get((peer.device, peer.public_key))
             if override is None or override.values.get("enabled", True):
-                peers.append(self._peer(peer, override))
+                peers.append(self._peer(peer, label, override))
         return Tunnel(
             found.device,
             found.addresses,
@@ -375,31 +386,31 @@ class _Loader:
             tuple(peers),
         )
 
-    def _peer(self, found: FoundPeer, override: _Override | None) -> Peer:
-        single = next(
-            (net.partition("/")[0] for net in found.allowed_ips if net.endswith(("/32", "/128"))), ""
-        )
+    def _peer(self, found: FoundPeer, label: str, override: _Override | None) -> Peer:
         endpoints = {found.endpoint: None} if found.endpoint else {}
-        peer = Peer(
+        probe = next((net.partition("/")[0] for net in found.allowed_ips if _is_host(net)), "")
+        others: Values = {}
+        if override is not None:
+            values = override.values
+            for host, port in values.get("endpoint", ()):
+                endpoints[HostPort(host, port or found.port)] = None
+            wish = values.get("probe", "auto")
+            if wish == "off":
+                probe = ""
+            elif wish != "auto":
+                probe = wish
+                self._check_probe(override.section, wish, found.allowed_ips)
+            others = {name: values[name] for name in ("family", "srv", "probe_interval") if name in values}
+        return Peer(
             found.device,
             found.public_key,
-            found.label,
+            label,
+            tuple(endpoints),
             keepalive=found.keepalive,
             allowed_ips=found.allowed_ips,
-            probe=single,
+            probe=probe,
+            **others,
         )
-        if override is None:
-            return replace(peer, endpoints=tuple(endpoints))
-        values = override.values
-        endpoints |= {HostPort(host, port or found.port): None for host, port in values.get("endpoint", ())}
-        wish = values.get("probe", "auto")
-        if wish == "off":
-            single = ""
-        elif wish != "auto":
-            single = wish
-            self._check_probe(override.section, wish, found.allowed_ips)
-        simple = {name: values[name] for name in ("family", "srv", "probe_interval") if name in values}
-        return replace(peer, endpoints=tuple(endpoints), probe=single, **simple)
 
     def _check_probe(self, section: Section, probe: str, allowed: tuple[str, ...]) -> None:
         address = ip(probe)

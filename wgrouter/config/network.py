@@ -7,7 +7,7 @@ netifd's, not ours: what is odd in it is reported only where it keeps the agent 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from wgrouter.config import datatypes
 from wgrouter.config.datatypes import DATATYPES, Invalid, Limits
@@ -42,7 +42,6 @@ class FoundPeer:
     port: int  # for endpoints without one
     keepalive: int
     allowed_ips: tuple[str, ...]
-    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +52,7 @@ class FoundTunnel:
     listen_port: int
     fwmark: int
     peers: tuple[FoundPeer, ...]
+    labels: tuple[str, ...]  # of the peers
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class _Reader:
         return bool(self.value(section, option, "boolean", Limits(), default))
 
     def number(self, section: Section, option: str, limits: Limits, default: int) -> int:
-        value = self.value(section, option, "mask" if limits is _U32 else "integer", limits, str(default))
+        value = self.value(section, option, "number32" if limits is _U32 else "integer", limits, str(default))
         assert isinstance(value, int)
         return value
 
@@ -172,7 +172,8 @@ def _tunnel(reader: _Reader, section: Section, peers: tuple[FoundPeer, ...]) -> 
         reader.networks(section, "addresses", _interface_address),
         reader.number(section, "listen_port", _U16, 0),
         reader.number(section, "fwmark", _U32, 0),
-        _labelled(peers),
+        peers,
+        _labels(peers),
     )
 
 
@@ -233,8 +234,8 @@ def _endpoint(reader: _Reader, section: Section, port: int) -> HostPort | None:
         return None
 
 
-def _labelled(peers: tuple[FoundPeer, ...]) -> tuple[FoundPeer, ...]:
-    """Give each peer its own label: the description if no other has it, else as much of its key as needed."""
+def _labels(peers: tuple[FoundPeer, ...]) -> tuple[str, ...]:
+    """For each peer a label of its own: its description if no other has it, else enough of its key."""
     wished = [shown(" ".join(peer.description.split())) for peer in peers]
     counts: dict[str, int] = {}
     for wish in wished:
@@ -249,7 +250,7 @@ def _labelled(peers: tuple[FoundPeer, ...]) -> tuple[FoundPeer, ...]:
                 length += 1
             label = peer.public_key[:length]
             taken.add(label)
-        labels.append(replace(peer, label=label))
+        labels.append(label)
     return tuple(labels)
 
 

@@ -4,7 +4,7 @@ load.py validates by it; generate.py writes docs/configuration.md and the commen
 Defaults are text as a user would write it, and a test holds them equal to those of core/settings.py.
 
 To add an option: one line here, a field of that name in the section's class in core/settings.py, and
-`python -m wgrouter.config.generate`. To add a section type that is there once (`config mqtt 'main'`): a
+`python -m wgrouter.config.generate`. To add a section type that is there once (`config mqtt 'mqtt'`): a
 Section here, its class in load.ONCE, its field in Settings.
 """
 
@@ -49,14 +49,14 @@ class Option(NamedTuple):
 
 class Section(NamedTuple):
     type: str
-    name: str  # "main": there is one of it; "<…>": what its name stands for; "": the name is of no account
+    name: str  # of the only one; "<…>": what it stands for; "": any (in a UCI file a name is there once)
     help: str
     options: tuple[Option, ...]
     example: str = ""  # the name in the default file
 
     @property
     def once(self) -> bool:
-        return self.name == "main"
+        return self.name[:1] not in ("", "<")
 
 
 def _enabled(help: str, default: str = "1") -> Option:
@@ -83,7 +83,7 @@ MAIN = Section(
 
 DNS = Section(
     "dns",
-    "main",
+    "dns",
     "How the names of peers are resolved. The agent asks by itself, over each WAN, and never through "
     "the system's resolver: that may itself depend on a tunnel. A failed look-up never removes a "
     "working endpoint.",
@@ -94,7 +94,7 @@ DNS = Section(
                "short its TTL.", low=1, high=3600),
         Option("ttl_max", "duration", "1h", "A name is resolved again after this, however long its TTL.",
                low=10, high=604800),
-        Option("timeout", "duration", "1500ms", "How long one server may take for one query.", low=0.1,
+        Option("timeout", "duration", "1.5s", "How long one server may take for one query.", low=0.1,
                high=30),
         Option("retry", "duration", "5s", "Pause after a failed look-up; doubles with each further "
                "failure.", low=1, high=3600),
@@ -113,6 +113,8 @@ TUNNEL = Section(
     (
         _enabled("0: the interface and all its peers are left alone. 1 also takes in an interface with "
                  "`option auto '0'`, which is left alone otherwise."),
+        Option("interface", "name", "", "The WireGuard interface, if the section has another name: in a "
+               "UCI file each name is there once.", bad=SKIP),
         Option("wan", "name", "", "WANs for the tunnel's own (encrypted) packets, in order of preference. "
                "Without it they use the WAN that is active.", many=True, field="wans", example="wan"),
         Option("new_port", "choice", "auto", "Whether the remedies may give WireGuard a new source port, "
@@ -201,7 +203,7 @@ WAN = Section(
 
 PROBING = Section(
     "probing",
-    "main",
+    "probing",
     "How WANs are watched. The rate is low while all is well; the first late answer starts a burst that "
     "decides within half a second.",
     (
@@ -232,7 +234,7 @@ PROBING = Section(
 
 HOLD = Section(
     "hold",
-    "main",
+    "hold",
     "Damping: what keeps a flapping WAN from moving traffic back and forth. Leaving a dead WAN is never "
     "delayed.",
     (
@@ -248,7 +250,7 @@ HOLD = Section(
 
 ROUTING = Section(
     "routing",
-    "main",
+    "routing",
     "How traffic is moved. All that the agent adds lies in these ranges and is taken away when it "
     "stops.",
     (
@@ -269,8 +271,8 @@ ROUTING = Section(
         Option("protocol", "integer", "157", "The number that marks routes and rules as the agent's own. "
                "/etc/iproute2/rt_protos.d names it.", low=5, high=255),
         Option("mark_mask", "mask", "0x3f000000", "The bits of packet marks used: adjacent ones, at least "
-               "three. Two more WANs than that fit in six bits would need more. mwan3 uses 0x3f00; pbr "
-               "and Tailscale 0xff0000.", low=7, high=0xFFFFFFFF),
+               "three. Six have room for 30 WANs. mwan3 uses 0x3f00; pbr and Tailscale 0xff0000.", low=7,
+               high=0xFFFFFFFF),
     ),
 )  # fmt: skip
 

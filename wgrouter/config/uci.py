@@ -393,11 +393,11 @@ class _Parser:
         words = []
         for part in parts[1:]:
             word = part.rstrip()
-            if b"'" in word:
-                if len(word) < 3 or word[0] != _QUOTE or word.find(b"'", 1) != len(word) - 1:
+            if word[0] == _QUOTE:
+                if len(word) < 3 or word.find(b"'", 1) != len(word) - 1:
                     return False
                 word = word[1:-1]
-            elif len(word.split(None, 1)) != 1:
+            elif b"'" in word or len(word.split(None, 1)) != 1:
                 return False
             words.append(word)
         if command == b"config":

@@ -306,7 +306,7 @@ class Draft:
             if mark not in entry.lies:
                 self._say(Why.NAME_LIE, entry, server=verdict.server, address=address, reason=reason)
                 entry = replace(entry, lies=(*entry.lies, mark)[-16:], spoke=Status.LIE)
-        else:
+        elif mark in entry.lies:
             entry = replace(entry, lies=tuple(lie for lie in entry.lies if lie != mark))
         if found.accepted:
             self.entries[key] = replace(

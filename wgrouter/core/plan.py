@@ -65,6 +65,20 @@ def plan(wanted: Wanted, world: World, settings: Settings) -> tuple[Effect, ...]
     return tuple(effects)
 
 
+def unsettled(effects: tuple[Effect, ...]) -> tuple[frozenset[int], frozenset[str]]:
+    """Families whose routing, and devices whose mark, the World does not show as wanted yet."""
+    families: set[int] = set()
+    devices: set[str] = set()
+    for effect in effects:
+        if isinstance(effect, (AddRoute, DeleteRoute)):
+            families.add(effect.route.family)
+        elif isinstance(effect, (AddRule, DeleteRule)):
+            families.add(effect.rule.family)
+        elif isinstance(effect, SetFwmark):
+            devices.add(effect.device)
+    return frozenset(families), frozenset(devices)
+
+
 def clean(world: World, settings: Settings) -> tuple[Effect, ...]:
     """Everything of ours goes, catch-all rules before the routes they lead to, so that netifd's own routes
     serve at once.

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from wgrouter.core import ranges
+from wgrouter.core import balance, ranges
 from wgrouter.core.findings import Finding, Why
 from wgrouter.core.links import Uplink
 from wgrouter.core.model import IPV4, RT_TABLE_MAIN, DeviceSeen, Hop, Route, Rule, World
@@ -60,14 +60,17 @@ def intent(
     rules: list[Rule] = []
     fwmarks: dict[str, int] = {}
     courses: dict[tuple[str, int], str] = {}
+    closed: set[int] = set()
     for family in FAMILIES:
         here = tuple(u for u in uplinks if u.path.family == family and u.path.index)
         wan = choices.get(family, "")
         chosen = next((u for u in here if u.path.wan == wan and u.path.works), None)
         routes += _routes(here, chosen, routing)
         rules += _outer_rules(here, chosen, family, routing)
+        full_tunnel = bool(foreign_default(world, (u.path for u in here), family))
+        if full_tunnel:
+            closed.add(family)
         if chosen is not None and len(here) > 1:
-            full_tunnel = bool(foreign_default(world, (u.path for u in here), family))
             rules += _open_rules(here, chosen, full_tunnel, _pbr(world), routing)
         place = 0
         for tunnel in settings.tunnels:
@@ -84,7 +87,8 @@ def intent(
                 rules += _marked_rules(here, course, wan, family, own or pinned, bool(own), routing)
             if not own and any(u.path.index for u in uplinks):
                 fwmarks[tunnel.device] = pinned or ranges.tunnel_mark(routing)
-    return Wanted(_once(routes), _once(rules), fwmarks, courses)
+    table = balance.ruleset(uplinks, choices, frozenset(closed), settings)
+    return Wanted(_once(routes), _once(rules), fwmarks, courses, table)
 
 
 def mark_of(uplinks: Iterable[Uplink], settings: Settings, wan: str) -> int:

@@ -148,7 +148,7 @@ class TrafficRule:
     protocol: str = ""  # tcp | udp | icmp | ""
     src_port: str = ""
     dst_port: str = ""  # "443", "80,443", "1000-2000"
-    ipset: str = ""  # a set of `inet fw4`: matched by name where it exists
+    ipset: str = ""  # destinations in the sets <ipset>_4 and <ipset>_6 of `inet wgrouter`, for dnsmasq's nftset to fill
     wans: tuple[str, ...] = ()  # in order of preference; "balanced" is all by weight
     last_resort: str = "default"  # default | unreachable | blackhole
     sticky: bool = False  # by source address

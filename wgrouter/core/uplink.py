@@ -19,7 +19,8 @@ from wgrouter.core.findings import Finding, Rejected, Why
 from wgrouter.core.links import DEGRADED, DOWN, HELD, OFF, RETURNING, SUSPECT, UNPROVEN, UP, Uplink
 from wgrouter.core.machine import Context, Turn
 from wgrouter.core.messages import Commanded, Effect, Event, ForgetFlows
-from wgrouter.core.model import NEVER, Instant, Seconds
+from wgrouter.core.model import NEVER, Instant, Seconds, family_of
+from wgrouter.core.plan import unsettled
 from wgrouter.core.routing import Wanted
 from wgrouter.core.settings import Settings
 
@@ -36,6 +37,7 @@ RANK: Mapping[str, tuple[int, int]] = {  # state → (group, place in the group)
     OFF: (3, 0),
 }
 DWELL: Seconds = 30.0  # between two moves for quality alone
+FORGET_MAX = 64  # addresses waiting for a kernel that does not settle
 LOSS_MARGIN = 10.0  # percent points; between degraded links only
 
 
@@ -74,6 +76,9 @@ class Memory:
     choices: Mapping[int, Choice] = field(default_factory=dict)  # by family
     manual: Manual | None = None
     forget: tuple[str, ...] = ()  # local addresses whose flows go once the kernel shows the new routes
+    live: Mapping[tuple[str, int], tuple[str, ...]] = field(
+        default_factory=dict
+    )  # sources of paths with flows
     courses: Mapping[tuple[str, int], Course] = field(default_factory=dict)  # by (tunnel device, family)
     switches: int = 0
 
@@ -127,12 +132,20 @@ def step(memory: Memory, event: Event, context: Context, uplinks: tuple[Uplink, 
             findings.append(_finding(family, old, new, candidates))
         if old is not None and new.wan != old.wan and old.wan and new.wan:
             switches += 1
-            left = next((u for u in candidates if u.path.wan == old.wan), None)
-            if left is not None and (not left.answers or context.settings.routing.failback == "all"):
-                forget.extend(left.path.sources)
+            if context.settings.routing.failback == "all":
+                forget.extend(_addresses(memory.live.get((old.wan, family), ())))
         elif old is not None and new.wan == old.wan:
             choices[family] = replace(new, since=old.since)
-    memory = replace(memory, choices=choices, forget=tuple(dict.fromkeys(forget)), switches=switches)
+    live = {u.path.key: u.path.sources for u in uplinks if u.path.works and (u.usable or u.answers)}
+    for (wan, family), sources in memory.live.items():
+        # Its flows (new connections, balanced ones, those left on it by a failback) can only go on elsewhere.
+        if (wan, family) not in live and family in choices and choices[family].wan not in ("", wan):
+            forget.extend(_addresses(sources))
+    for key, sources in memory.live.items():  # it is used for want of a better: still its flows
+        if key not in live and key[1] in choices and choices[key[1]].wan == key[0]:
+            live[key] = sources
+    forget = list(dict.fromkeys(forget))[:FORGET_MAX]
+    memory = replace(memory, choices=choices, forget=tuple(forget), live=live, switches=switches)
     return Turn(memory, (), tuple(findings))
 
 
@@ -141,26 +154,35 @@ def wake_at(memory: Memory, context: Context) -> Instant:
     return memory.manual.until if memory.manual is not None else NEVER
 
 
-def settle(memory: Memory, wanted: Wanted, uplinks: tuple[Uplink, ...]) -> Turn[Memory]:
-    """Call when the plan is empty, that is when a look has shown what was wanted: now conntrack, then (by
-    generation) handshakes.
+def settle(
+    memory: Memory, outstanding: tuple[Effect, ...], wanted: Wanted, uplinks: tuple[Uplink, ...]
+) -> Turn[Memory]:
+    """Call after each look, with what plan.plan still wants done: for the families (and devices) where the
+    kernel shows what was wanted, now conntrack, and then (by the generation) handshakes.
     """
-    effects: list[Effect] = [ForgetFlows(local_address=address, protocol=0) for address in memory.forget]
+    families, devices = unsettled(outstanding)
     paths = {uplink.path.key: uplink.path for uplink in uplinks}
-    courses: dict[tuple[str, int], Course] = {}
+    due = [source for source in memory.forget if family_of(source) not in families]
+    effects: list[Effect] = [ForgetFlows(local_address=address, protocol=0) for address in due]
+    courses = dict(memory.courses)
     for key, wan in wanted.courses.items():
-        path = paths.get((wan, key[1]))
+        device, family = key
+        if family in families or device in devices:
+            continue
+        path = paths.get((wan, family))
         way = (path.device, path.gateway, *path.sources) if path else ()
-        old = memory.courses.get(key)
+        old = courses.get(key)
         if old is None:
             courses[key] = Course(wan, way)
         elif (old.wan, old.way) != (wan, way):
             courses[key] = Course(wan, way, old.generation + 1)
-        else:
-            courses[key] = old
-    for key, old in memory.courses.items():  # counts on when the path returns
-        courses.setdefault(key, old)
-    return Turn(replace(memory, forget=(), courses=courses), tuple(effects))
+    forget = tuple(source for source in memory.forget if source not in due)
+    return Turn(replace(memory, forget=forget, courses=courses), tuple(effects))
+
+
+def _addresses(sources: tuple[str, ...]) -> tuple[str, ...]:
+    """Those that flows are NATed to: addresses, not delegated prefixes."""
+    return tuple(source for source in sources if "/" not in source)
 
 
 def adopted(context: Context, candidates: tuple[Uplink, ...], family: int) -> str:

@@ -169,22 +169,28 @@ class Socket:
         """Ask for a change and wait until the kernel says it is made."""
         self._exchange(kind, NLM_F_REQUEST | NLM_F_ACK | flags, body)
 
-    def changes(self, kind: int, bodies: list[bytes]) -> list[int]:
-        """Many changes in one system call: for each its errno, 0 if made. Some 100 at most."""
+    def changes(self, kind: int, bodies: list[bytes]) -> dict[int, int]:
+        """Many changes in one system call: errno by index, of those that were refused.
+
+        Only the last one is acknowledged: the kernel works in order, so what it refuses is told before that.
+        """
         first = self._sequence + 1
-        self._sequence += len(bodies)
-        self._sock.send(
-            b"".join(
-                HEADER.pack(HEADER_SIZE + len(body), kind, NLM_F_REQUEST | NLM_F_ACK, first + i, 0) + body
-                for i, body in enumerate(bodies)
-            )
-        )
-        results: dict[int, int] = {}
-        while len(results) < len(bodies):
+        last = self._sequence = self._sequence + len(bodies)
+        requests = []
+        for sequence, body in enumerate(bodies, first):
+            flags = NLM_F_REQUEST | (NLM_F_ACK if sequence == last else 0)
+            requests.append(HEADER.pack(HEADER_SIZE + len(body), kind, flags, sequence, 0) + body)
+        self._sock.send(b"".join(requests))
+        refused: dict[int, int] = {}
+        while True:
             for reply, _, sequence, payload in self._receive():
-                if reply == NLMSG_ERROR and 0 <= sequence - first < len(bodies):
-                    results[sequence - first] = -ERROR.unpack_from(payload)[0]
-        return [results[i] for i in range(len(bodies))]
+                if reply != NLMSG_ERROR or not first <= sequence <= last:
+                    continue
+                code = -ERROR.unpack_from(payload)[0]
+                if code:
+                    refused[sequence - first] = code
+                if sequence == last:
+                    return refused
 
     def _exchange(self, kind: int, flags: int, body: bytes, *, single: bool = False) -> list[bytes]:
         self._sequence += 1

@@ -49,7 +49,7 @@ FILTER_SRC_PORT: Final = 1 << 4
 NFGENMSG: Final = struct.Struct(">BBH")  # family, version, resource id
 U16: Final = struct.Struct(">H")
 FAMILIES: Final = {4: int(socket.AF_INET), 6: int(socket.AF_INET6)}
-DELETES_AT_ONCE: Final = 64  # their answers must fit into the receive buffer
+DELETES_AT_ONCE: Final = 128  # were all refused, the answers would have to fit into the receive buffer
 
 
 class Conntrack:
@@ -74,10 +74,11 @@ class Conntrack:
         for version in _versions(flows):
             doomed = list(dict.fromkeys(self._find(_Wanted(version, flows))))
             for start in range(0, len(doomed), DELETES_AT_ONCE):
-                for code in self._sock.changes(CT_DELETE, doomed[start : start + DELETES_AT_ONCE]):
-                    if code == 0:
-                        deleted += 1
-                    elif code != errno.ENOENT:  # else it ended by itself
+                some = doomed[start : start + DELETES_AT_ONCE]
+                refused = self._sock.changes(CT_DELETE, some)
+                deleted += len(some) - len(refused)
+                for code in refused.values():
+                    if code != errno.ENOENT:  # else it ended by itself
                         raise OSError(code, f"a tracked flow cannot be deleted: {os.strerror(code)}")
         return deleted
 

@@ -107,9 +107,10 @@ class Journal:
         if len(segment.entries) * SEGMENTS >= self._limit or segment.size * SEGMENTS >= self._size_limit:
             checkpoint = Checkpoint(now, state)
             self._segments.append(_Segment(checkpoint))
-            self._drop()
             if self._tee is not None:
                 self._write(checkpoint_line(checkpoint))
+        while len(self._segments) > 1 and (len(self) > self._limit or self.size > self._size_limit):
+            self._segments.popleft()
 
     def entries(self) -> Iterator[Entry]:
         """Oldest first."""
@@ -167,13 +168,6 @@ class Journal:
             self._tee = None
             if self._on_tee_failure is not None:
                 self._on_tee_failure(error)
-
-    def _drop(self) -> None:
-        while len(self._segments) > 2 and (len(self) > self._limit or self.size > self._size_limit):
-            self._segments.popleft()
-        # The newest segment is empty now: the one before it can still be too much, where entries are huge.
-        while len(self._segments) > 1 and self.size > self._size_limit:
-            self._segments.popleft()
 
     def _weigh(self, event: Event, step: Step) -> int:
         """Roughly what keeping this costs, in bytes: 300 for a small dataclass with its fields."""
