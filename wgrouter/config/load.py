@@ -251,8 +251,8 @@ class _Loader:
             problem, option, accepted = "", "", ""
             if not wans:
                 problem, option, accepted = "the rule names no WAN", "wan", "the name of a WAN, or balanced"
-            elif fields_.keys() & {"src_port", "dst_port"} and fields_.get("protocol") not in ("tcp", "udp"):
-                problem, option, accepted = "ports need a protocol that has them", "proto", "tcp or udp"
+            elif fields_.keys() & {"src_port", "dst_port"} and fields_.get("protocol") == "icmp":
+                problem, option, accepted = "icmp has no ports", "proto", "all, tcp or udp, or no ports"
             elif {":" in fields_[end] for end in ("src", "dst") if end in fields_} == {True, False}:
                 problem, option = "source and destination are of two address families", "dest_ip"
                 accepted = "both IPv4 or both IPv6"

@@ -289,11 +289,12 @@ RULE = Section(
                example="198.51.100.0/24"),
         Option("proto", "choice", "all", "Protocol.", choices=("all", "tcp", "udp", "icmp"),
                field="protocol", bad=SKIP),
-        Option("src_port", "ports", "", "Source ports; needs `proto` tcp or udp.", bad=SKIP, example="5060"),
-        Option("dest_port", "ports", "", "Destination ports; needs `proto` tcp or udp.", field="dst_port",
-               bad=SKIP, example="80,443"),
-        Option("ipset", "name", "", "The name of a set in firewall4's table (`config ipset` in "
-               "/etc/config/firewall) that has the destination.", bad=SKIP, example="streaming"),
+        Option("src_port", "ports", "", "Source ports: of TCP and UDP, unless `proto` is one of them.",
+               bad=SKIP, example="5060"),
+        Option("dest_port", "ports", "", "Destination ports: of TCP and UDP, unless `proto` is one of "
+               "them.", field="dst_port", bad=SKIP, example="80,443"),
+        Option("ipset", "name", "", "Destinations in the sets `<ipset>_4` and `<ipset>_6` of nftables' "
+               "table `inet wgrouter`, which dnsmasq's `nftset` can fill.", bad=SKIP, example="streaming"),
         Option("wan", "name", "", "WANs in order of preference; `balanced` is all of them, by weight.",
                many=True, field="wans", bad=SKIP, example="wan"),
         Option("last_resort", "choice", "default", "When none of them works: route as other traffic, or "

@@ -178,13 +178,14 @@ class Sections:
 
     def order(self, section: Section, spec: Spec, out: Values) -> None:
         """Where a smaller limit is above the larger one, the larger follows."""
-        defaults = {
-            option.target: self._parsed(option, option.default) for option in spec.options if option.default
-        }
+        defaults = {option.target: option for option in spec.options}
         for kind, low, high in PAIRS:
             if kind != spec.type:
                 continue
-            lower, upper = out.get(low, defaults[low]), out.get(high, defaults[high])
+            limits: Values = {
+                name: self._parsed(defaults[name], defaults[name].default) for name in (low, high)
+            }
+            lower, upper = out.get(low, limits[low]), out.get(high, limits[high])
             if lower > upper:
                 out[high] = lower
                 message = f"{low} ({duration_text(lower)}) is more than {high} ({duration_text(upper)})"
