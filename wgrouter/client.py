@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from collections.abc import Callable, Mapping
 
 TYPE_CHECKING = False  # not typing's: importing it would cost more than this module
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 PLACE = "var/run/wgrouter/control.sock"  # below the root
 REPLY_MAX = 64 << 20  # bytes: a whole journal
+RETRY = 0.05  # seconds between attempts to connect to a busy agent
 SUN_PATH = 107  # bytes of a socket's path that connect takes (unix(7))
 
 
@@ -42,7 +44,7 @@ def ask(path: str, verb: str, arguments: Mapping[str, Any] | None = None, timeou
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(timeout)
-            _by_short_path(path, connection.connect)
+            _connect(connection, path, timeout)
             try:
                 connection.sendall(request)
             except BrokenPipeError:
@@ -66,6 +68,16 @@ def ask(path: str, verb: str, arguments: Mapping[str, Any] | None = None, timeou
     except (ValueError, KeyError, TypeError, RecursionError):
         raise NoAgent(f"what answers at {path} is no agent of this version") from None
     raise Refused(reason)
+
+
+def _connect(connection: socket.socket, path: str, timeout: float) -> None:
+    """Connect. A busy agent with a full queue is EAGAIN at once, whatever the time-out: try again."""
+    for _ in range(max(int(timeout / RETRY), 1)):
+        try:
+            return _by_short_path(path, connection.connect)
+        except BlockingIOError:
+            time.sleep(RETRY)
+    raise TimeoutError
 
 
 def _receive_line(connection: socket.socket) -> bytes:

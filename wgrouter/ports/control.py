@@ -21,6 +21,7 @@ Handler = Callable[[str, Mapping[str, Any]], Any]
 
 REQUEST_MAX = 64 << 10  # bytes of one request
 CLIENTS = 16
+QUEUE = 64  # connections that wait to be accepted while a step is under way
 IDLE = 10.0  # seconds a client may take to send a whole request, or to take in some of its reply
 ACCEPT_PAUSE = 1.0  # seconds without accepting after the system had no descriptor left
 SUN_PATH = 107  # bytes of a socket's path that bind and connect take (unix(7))
@@ -92,16 +93,16 @@ class Control:
             os.close(self._lock)
             self._lock = -1
             raise
-        self._loop.watch(self._listener.fileno(), self._accept)
+        self._listen()
 
     def close(self) -> None:
         """Stop listening, drop the clients, and take the socket away if it is still ours."""
+        listener, self._listener = self._listener, None
         for client in list(self._clients):
             client.close()
-        if self._listener is not None:
-            self._loop.unwatch(self._listener.fileno())
-            self._listener.close()
-            self._listener = None
+        if listener is not None:
+            self._loop.unwatch(listener.fileno())
+            listener.close()
             if _identity(self._path) == self._identity:
                 os.unlink(self._path)
         if self._lock >= 0:
@@ -115,7 +116,7 @@ class Control:
             _by_short_path(self._path, listener.bind)
             os.chmod(self._path, 0o600)
             self._identity = _identity(self._path)
-            listener.listen(CLIENTS)
+            listener.listen(QUEUE)
         except BaseException:
             listener.close()
             raise
@@ -139,30 +140,34 @@ class Control:
         raise Occupied(f"another agent answers at {self._path}")
 
     def _accept(self) -> None:
-        while self._listener is not None:
+        while self._listener is not None and len(self._clients) < CLIENTS:
             try:
                 connection, _ = self._listener.accept()
             except BlockingIOError:
                 return
             except OSError:  # EMFILE, ENFILE, ENOMEM: the listener stays readable, so look away for a while
-                listener = self._listener.fileno()
-                self._loop.unwatch(listener)
-                self._loop.call_at(self._loop.now() + ACCEPT_PAUSE, self._accept_again)
+                self._loop.unwatch(self._listener.fileno())
+                self._loop.call_at(self._loop.now() + ACCEPT_PAUSE, self._listen)
                 return
             connection.setblocking(False)
             client = _Client(self, connection)
             self._clients.add(client)
             uid = _peer_uid(connection)
-            if not self._allowed(uid):
-                client.refuse(f"user id {uid} may not ask; root may")
-            elif len(self._clients) > CLIENTS:
-                client.refuse(f"{CLIENTS} clients are connected already")
-            else:
+            if self._allowed(uid):
                 client.begin()
+            else:
+                client.refuse(f"user id {uid} may not ask; root may")
+        if self._listener is not None:  # as many as may be: the others wait until one of them goes
+            self._loop.unwatch(self._listener.fileno())
 
-    def _accept_again(self) -> None:
+    def _listen(self) -> None:
         if self._listener is not None:
             self._loop.watch(self._listener.fileno(), self._accept)
+
+    def _gone(self, client: _Client) -> None:
+        self._clients.discard(client)
+        if len(self._clients) == CLIENTS - 1:
+            self._listen()
 
     def _reply(self, line: bytes) -> bytes:
         """What is answered to one line, whatever it holds."""
@@ -213,7 +218,7 @@ class _Client:
         if self._patience is not None:
             self._patience.cancel()
         self._connection.close()
-        self._control._clients.discard(self)
+        self._control._gone(self)
 
     def _readable(self) -> None:
         try:
