@@ -55,14 +55,19 @@ trap 'exit 1' INT TERM HUP
 
 # Three attempts: a mirror may be unreachable for a moment, and a package index a fresh image carries may be
 # out of date. DPkg::Lock::Timeout waits for an unattended upgrade that holds the lock.
-apt() { apt-get -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 -q -y "$@" </dev/null; }
+apt() {
+    apt-get -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 -q -y "$@" </dev/null >"$log" 2>&1 ||
+        { tail -n 20 "$log" >&2; return 1; }
+}
 
-echo "setup: installing Debian packages:$missing"
+mkdir -p build
+log=build/apt.log
+echo "setup: installing Debian packages (log: $log):$missing"
 attempt=1
 while :; do
     # shellcheck disable=SC2086 # a list of words
     apt install --no-install-recommends $missing && break
-    [ "$attempt" -lt 3 ] || { echo "setup: apt-get failed $attempt times; see above" >&2; exit 1; }
+    [ "$attempt" -lt 3 ] || { echo "setup: apt-get failed $attempt times; see $log" >&2; exit 1; }
     echo "setup: apt-get failed (attempt $attempt of 3): refreshing the package index and trying again" >&2
     [ "$attempt" = 1 ] || sleep 10
     attempt=$((attempt + 1))
