@@ -297,6 +297,13 @@ def word(text: str, limits: Limits) -> str:
     return text
 
 
+def setname(text: str, limits: Limits) -> str:
+    """A name that nftables takes, with room for a suffix."""
+    if not 0 < len(text) <= 25 or not _WORD.issuperset(text) or not text[0].isalpha():
+        raise Invalid(f"{quoted(text)} is not the name of a set")
+    return text
+
+
 def device(text: str, limits: Limits) -> str:
     """A network device, as the kernel allows it (dev_valid_name in net/core/dev.c) and in visible ASCII."""
     visible = all("!" <= character <= "~" and character not in "/:@" for character in text)
@@ -374,6 +381,7 @@ DATATYPES: dict[str, Datatype] = {
     "url": Datatype(url, _said("http://host/path or https://host/path")),
     "key": Datatype(key, _said("44 characters of base64, as `wg show` prints them")),
     "name": Datatype(word, _said("up to 32 letters, digits and _")),
+    "setname": Datatype(setname, _said("up to 25 letters, digits and _, the first a letter")),
     "device": Datatype(device, _said("the name of a network device, up to 15 characters")),
     "text": Datatype(line, _said("text of one line, up to 128 characters")),
     "choice": Datatype(choice, lambda limits: ", ".join(limits.choices)),

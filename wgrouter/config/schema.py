@@ -293,7 +293,7 @@ RULE = Section(
                bad=SKIP, example="5060"),
         Option("dest_port", "ports", "", "Destination ports: of TCP and UDP, unless `proto` is one of "
                "them.", field="dst_port", bad=SKIP, example="80,443"),
-        Option("ipset", "name", "", "Destinations in the sets `<ipset>_4` and `<ipset>_6` of nftables' "
+        Option("ipset", "setname", "", "Destinations in the sets `<ipset>_4` and `<ipset>_6` of nftables' "
                "table `inet wgrouter`, which dnsmasq's `nftset` can fill.", bad=SKIP, example="streaming"),
         Option("wan", "name", "", "WANs in order of preference; `balanced` is all of them, by weight.",
                many=True, field="wans", bad=SKIP, example="wan"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from wgrouter.config.datatypes import DATATYPES, Invalid, Value, duration_text
+from wgrouter.config.datatypes import DATATYPES, Invalid, Limits, Value, duration, duration_text
 from wgrouter.config.problems import Problem, Problems, nearest, quoted, shown
 from wgrouter.config.schema import BY_TYPE, DEFAULT, SKIP, Option
 from wgrouter.config.schema import Section as Spec
@@ -182,10 +182,9 @@ class Sections:
         for kind, low, high in PAIRS:
             if kind != spec.type:
                 continue
-            limits: Values = {
-                name: self._parsed(defaults[name], defaults[name].default) for name in (low, high)
-            }
-            lower, upper = out.get(low, limits[low]), out.get(high, limits[high])
+            lower, upper = (
+                float(out.get(name, duration(defaults[name].default, Limits()))) for name in (low, high)
+            )
             if lower > upper:
                 out[high] = lower
                 message = f"{low} ({duration_text(lower)}) is more than {high} ({duration_text(upper)})"
