@@ -371,7 +371,8 @@ class Lab:
     @verb
     def restore_carrier(self, isp: str) -> None:
         """Plug it in again."""
-        self.isp_box(isp).run("ip", "link", "set", "sub", "up")
+        # The kernel keeps the line's addresses over a cut (keep_addr_on_down), except for the link-local one.
+        self.isp_box(isp).ip("link set sub up", "addr replace fe80::1/64 dev sub nodad")
 
     @verb
     def blackhole(self, isp: str, gateway: bool = True) -> None:
