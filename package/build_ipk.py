@@ -1,0 +1,249 @@
+"""Builds build/<package>_<version>_all.ipk from files/ and wgrouter/, on any machine with Python, no SDK needed.
+
+An .ipk is a gzipped tar of debian-binary, data.tar.gz and control.tar.gz; not `ar`, as a .deb is. Names,
+version, dependencies, texts and scripts are read from package/wgrouter/Makefile, and that has the tree laid
+out from here, so that both ways give the same packages. Two builds of one commit give the same bytes: names
+sorted, owner 0:0, one time for all (SOURCE_DATE_EPOCH, else the commit's), no time in the gzip header.
+
+    python3 package/build_ipk.py [--out DIRECTORY] [--quiet]
+    python3 package/build_ipk.py --package NAME --tree DIRECTORY   only the files, as they are installed
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import gzip
+import io
+import os
+import re
+import subprocess
+import sys
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import lean  # beside this file
+
+ROOT = Path(__file__).resolve().parents[1]
+MAKEFILE = ROOT / "package/wgrouter/Makefile"
+LIBRARY = "usr/lib/wgrouter"  # in no Python's site-packages: one package for all of them
+BASE = "wgrouter"
+# What goes elsewhere than into BASE, by the path below wgrouter/. What fits "" goes nowhere: for developers.
+PARTS = {
+    "wgrouter-mqtt": ("ports/broker.py", "ports/_broker*.py", "mqtt/*", "fleet/*"),
+    "": ("config/generate.py",),
+}
+EXECUTABLE = ("etc/init.d/wgrouter", "usr/bin/wgrouter")
+PRIVATE = ("etc/config/wgrouter",)  # names of password files: for root's eyes
+EPOCH = 1700000000  # where neither SOURCE_DATE_EPOCH nor git tells a time
+
+# What the OpenWrt build system gives every package (include/package-pack.mk): enable, start, stop, defaults.
+POSTINST = """\
+#!/bin/sh
+[ "${IPKG_NO_SCRIPT}" = "1" ] && exit 0
+[ -s ${IPKG_INSTROOT}/lib/functions.sh ] || exit 0
+. ${IPKG_INSTROOT}/lib/functions.sh
+default_postinst $0 $@
+"""
+PRERM = """\
+#!/bin/sh
+[ -s ${IPKG_INSTROOT}/lib/functions.sh ] || exit 0
+. ${IPKG_INSTROOT}/lib/functions.sh
+default_prerm $0 $@
+"""
+
+Files = Mapping[str, tuple[bytes, int]]  # by the path on the router: bytes and mode
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the feed's Makefile says of one package."""
+
+    name: str
+    variables: Mapping[str, str]
+    sections: Mapping[str, str]  # "" is the package itself, then "description", "conffiles", "postrm", …
+
+    @property
+    def version(self) -> str:
+        return f"{self.variables['PKG_VERSION']}-r{self.variables['PKG_RELEASE']}"
+
+    @property
+    def file(self) -> str:
+        return f"{self.name}_{self.version}_{self.field('PKGARCH')}.ipk"
+
+    def field(self, name: str) -> str:
+        """A line of `define Package/…`, continued ones joined."""
+        text = self.sections[""].replace("\\\n", " ")
+        found = re.search(rf"^\s*{name}:=(.*)$", text, re.MULTILINE)
+        if not found:
+            raise SystemExit(f"{MAKEFILE}: package {self.name} has no {name}")
+        return " ".join(found[1].split())
+
+    @property
+    def depends(self) -> list[str]:
+        """Package names; `+` selects them in the build system, which is of no account here."""
+        return sorted(word.lstrip("+") for word in self.field("DEPENDS").split())
+
+
+def recipes(text: str) -> dict[str, Recipe]:
+    """All packages of the Makefile. Reads as much of make's language as that uses."""
+    variables = dict(re.findall(r"^(PKG_[A-Z_]+):=(.*)$", text, re.MULTILINE))
+    bodies = dict(re.findall(r"^define (Package/\S+)\n(.*?)^endef$", text, re.MULTILINE | re.DOTALL))
+    bodies = {
+        place: re.sub(r"^\s*\$\(call (\S+)\)\n", lambda call: bodies[call[1]], body).replace("$$", "$")
+        for place, body in bodies.items()
+    }
+    names = re.findall(r"^\$\(eval \$\(call BuildPackage,(\S+)\)\)$", text, re.MULTILINE)
+    found = {}
+    for name in names:
+        place = f"Package/{name}"
+        sections = {
+            key.removeprefix(place).removeprefix("/"): body
+            for key, body in bodies.items()
+            if key == place or key.startswith(f"{place}/")
+        }
+        found[name] = Recipe(name, variables, sections)
+    return found
+
+
+def contents(package: str, root: Path = ROOT) -> Files:
+    """Every file of a package."""
+    sources = {
+        path.relative_to(root / "wgrouter").as_posix(): path for path in (root / "wgrouter").rglob("*.py")
+    }
+    code = {name: path.read_text() for name, path in sources.items()}
+    taken = lean.taken(code.values(), "wgrouter")
+    found = {}
+    for name, source in code.items():
+        if _package_of(name) == package:
+            module = f"wgrouter/{name}".removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+            slim = lean.lean(source, taken.get(module, frozenset()))
+            found[f"{LIBRARY}/wgrouter/{name}"] = (slim.encode(), 0o644)
+    if package == BASE:
+        for path in (root / "files").rglob("*"):
+            name = path.relative_to(root / "files").as_posix()
+            if path.is_file():
+                mode = 0o755 if name in EXECUTABLE else 0o600 if name in PRIVATE else 0o644
+                found[name] = (path.read_bytes(), mode)
+    return found
+
+
+def _package_of(name: str) -> str:
+    for package, patterns in PARTS.items():
+        if any(fnmatch.fnmatch(name, pattern) for pattern in patterns):
+            return package
+    return BASE
+
+
+def control(the: Recipe, installed: int, when: int) -> Files:
+    """The files beside the data: control, conffiles and scripts."""
+    description = the.sections["description"].strip().splitlines()
+    fields = {
+        "Package": the.name,
+        "Version": the.version,
+        "Depends": ", ".join(the.depends),
+        "License": the.variables["PKG_LICENSE"],
+        "Section": the.field("SECTION"),
+        "SourceDateEpoch": str(when),
+        "Maintainer": the.variables["PKG_MAINTAINER"],
+        "Architecture": the.field("PKGARCH"),
+        "Installed-Size": str(installed),
+        "Description": "\n ".join(line.strip() for line in description),
+    }
+    files = {
+        "control": ("".join(f"{name}: {value}\n" for name, value in fields.items()), 0o644),
+        "postinst": (POSTINST, 0o755),
+        "prerm": (PRERM, 0o755),
+    }
+    for name, mode in (("conffiles", 0o644), ("postrm", 0o755)):
+        if name in the.sections:
+            files[name] = (the.sections[name], mode)
+    return {name: (text.encode(), mode) for name, (text, mode) in files.items()}
+
+
+def archive(files: Files, when: int, *, directories: bool = True) -> bytes:
+    """A gzipped GNU tar, the same for the same files; without `directories` in the order given."""
+    names: list[str] = list(files)
+    if directories:
+        names = sorted({*files, *(parent.as_posix() for name in files for parent in Path(name).parents)})
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        for name in names:
+            data, mode = files.get(name, (b"", 0o755))
+            member = tarfile.TarInfo("./" if name == "." else f"./{name}" if name in files else f"./{name}/")
+            member.mode, member.mtime, member.size = mode, when, len(data)
+            member.uname = member.gname = "root"
+            if name not in files:
+                member.type = tarfile.DIRTYPE
+            tar.addfile(member, io.BytesIO(data))
+    return gzip.compress(out.getvalue(), 9, mtime=0)
+
+
+def build(the: Recipe, when: int, root: Path = ROOT) -> tuple[bytes, Files]:
+    """The package, and what is in it."""
+    files = contents(the.name, root)
+    installed = sum(len(data) for data, _ in files.values())
+    # opkg reads the members as they come: the order is that of ipkg-build.
+    parts = {
+        "debian-binary": (b"2.0\n", 0o644),
+        "data.tar.gz": (archive(files, when), 0o644),
+        "control.tar.gz": (archive(control(the, installed, when), when), 0o644),
+    }
+    return archive(parts, when, directories=False), files
+
+
+def lay_out(files: Files, place: Path) -> None:
+    """Write the files below a directory."""
+    for name, (data, mode) in files.items():
+        path = place / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        path.chmod(mode)
+
+
+def epoch(root: Path = ROOT) -> int:
+    """The one time of everything in the package."""
+    given = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if given.isdigit():
+        return int(given)
+    command = ["git", "-C", str(root), "log", "-1", "--format=%ct"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return EPOCH
+    return int(told) if told.isdigit() else EPOCH
+
+
+def main(arguments: list[str]) -> int:
+    """Build them, and show what is in them."""
+    parser = argparse.ArgumentParser(description="Build the packages of wgrouter for opkg.")
+    parser.add_argument("--out", type=Path, default=ROOT / "build", help="where to (build/)")
+    parser.add_argument("--quiet", action="store_true", help="only the names of the files written")
+    parser.add_argument("--package", default=BASE, help=f"with --tree: which ({BASE})")
+    parser.add_argument("--tree", type=Path, help="only lay out the files of a package in this directory")
+    options = parser.parse_args(arguments)
+    if options.tree:
+        lay_out(contents(options.package), options.tree)
+        return 0
+    options.out.mkdir(parents=True, exist_ok=True)
+    for the in recipes(MAKEFILE.read_text()).values():
+        data, files = build(the, epoch())
+        if not files:
+            continue
+        path = options.out / the.file
+        path.write_bytes(data)
+        if options.quiet:
+            print(path)
+            continue
+        for place, (content, mode) in sorted(files.items()):
+            print(f"  {mode:04o} {len(content):>7}  /{place}")
+        installed = sum(len(content) for content, _ in files.values())
+        print(f"{path}: {len(data) / 1024:.1f} KiB, {installed / 1024:.0f} KiB installed, {len(files)} files")
+        print(f"needs {', '.join(the.depends)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
