@@ -402,7 +402,7 @@ FAULTS = [
     ("config routing\n option rule_base 29900", 2, "rule_base", "overlap those of pbr", "6000", ""),
     ("config routing\n option rule_base 32767", 2, "rule_base", "is more than 32500", "1 to 32500",
      "'6000' holds"),
-    ("config rule\n option wan nope", 2, "wan", "no WAN 'nope'", "balanced, loopback", "left out"),
+    ("config rule\n option wan nope", 2, "wan", "no WAN 'nope'", "balanced, eth1, lo, ", "left out"),
     ("config rule\n option proto tcp", 1, "wan", "names no WAN", "balanced", "section skipped"),
     ("config rule\n option wan wan\n option proto sctp", 3, "proto", "'sctp' is none", "all, tcp",
      "section skipped"),
@@ -572,6 +572,8 @@ def test_what_cannot_be_checked_is_not_complained_about() -> None:
     found = load({MAIN_FILE: main, NETWORK_FILE: PermissionError(13, "Permission denied")})
     assert [problem.file for problem in found.problems] == ["/etc/config/network"]
     assert found.settings.wans == (Wan("fibre", "wan"),)
+    rule = load({MAIN_FILE: b"config rule a\n list wan anything\n", NETWORK_FILE: OSError()}).settings.rules
+    assert rule == (TrafficRule("a", wans=("anything",)),)
 
 
 def test_read_from_a_root(tmp_path: Path) -> None:
@@ -583,6 +585,20 @@ def test_read_from_a_root(tmp_path: Path) -> None:
     assert read(root=str(tmp_path)).settings.log_level == "debug"
     assert read(confdir=folder).settings == read(tmp_path).settings
     assert read(confdir=tmp_path / "none").settings == Settings()
+
+
+def test_an_override_of_libuci_comes_first(tmp_path: Path) -> None:
+    config, override = tmp_path / "etc" / "config", tmp_path / "var" / "run" / "uci"
+    config.mkdir(parents=True)
+    override.mkdir(parents=True)
+    (config / "network").write_text(NETWORK)
+    (config / "wgrouter").write_text("config wgrouter\n option log_level debug\n")
+    (override / "wgrouter").write_text("config wgrouter\n option log_level warning\n option x 1\n")
+    found = read(tmp_path)
+    assert found.settings.log_level == "warning"
+    assert [problem.file for problem in found.problems] == [str(override / "wgrouter")]
+    assert len(found.settings.peers()) == 3
+    assert read(confdir=config).settings.log_level == "debug"
 
 
 def test_read_survives_what_may_lie_in_a_files_place(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import ipaddress
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import fields
+from typing import Any, NamedTuple
 
 from wgrouter.config.datatypes import ip
 from wgrouter.config.network import FoundPeer, FoundTunnel, Network, discover
@@ -38,6 +38,8 @@ from wgrouter.core.settings import (
 MAIN_FILE = "wgrouter"
 NETWORK_FILE = "network"
 FILES = (MAIN_FILE, NETWORK_FILE)
+_CONFIG = ("etc", "config")
+_OVERRIDES = ("var", "run", "uci")
 LARGEST = 4 << 20  # bytes of a file; a thousand peers take half a megabyte
 
 # Section types that are there once, their class, and where Settings keeps it ("": as its fields).
@@ -52,8 +54,7 @@ FAMILIES = {"both": (4, 6), "ipv4": (4,), "ipv6": (6,)}
 NEIGHBOURS = ((0x3F00, "mwan3"), (0x00FF0000, "pbr and Tailscale"))
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(NamedTuple):
     """Settings that can be used in any case, and what is wrong. `unread`: files that exist and gave nothing.
 
     After a reload with anything in `unread` the old settings are the better ones.
@@ -70,9 +71,21 @@ class Loaded:
 
 
 def read(root: str | os.PathLike[str] = "/", confdir: str | os.PathLike[str] | None = None) -> Loaded:
-    """Load the files in `confdir`, without it those in <root>/etc/config. Never raises."""
-    where = os.path.join(os.fspath(root), "etc", "config") if confdir is None else os.fspath(confdir)
-    return load({name: _bytes_of(os.path.join(where, name)) for name in FILES}, where)
+    """Load the files in `confdir`, or else those in <root>/etc/config as libuci finds them. Never raises."""
+    if confdir is None:
+        # Since 2025 (OpenWrt 25.12) libuci takes a file in /var/run/uci first.
+        places = [os.path.join(os.fspath(root), *parts) for parts in (_OVERRIDES, _CONFIG)]
+    else:
+        places = [os.fspath(confdir)]
+    paths: dict[str, str] = {}
+    files: dict[str, bytes | Exception] = {}
+    for name in FILES:
+        for place in places:
+            paths[name] = os.path.join(place, name)
+            files[name] = _bytes_of(paths[name])
+            if not isinstance(files[name], FileNotFoundError):
+                break
+    return load(files, paths=paths)
 
 
 def _bytes_of(path: str) -> bytes | Exception:
@@ -90,22 +103,27 @@ def _bytes_of(path: str) -> bytes | Exception:
     return data
 
 
-def load(files: Mapping[str, bytes | Exception], where: str = "/etc/config") -> Loaded:
-    """Settings from the contents of `wgrouter` and `network`, or what reading them raised. Never raises."""
+def load(
+    files: Mapping[str, bytes | Exception], where: str = "/etc/config", paths: Mapping[str, str] | None = None
+) -> Loaded:
+    """Settings from the contents of `wgrouter` and `network`, or what reading them raised. Never raises.
+
+    `where` or `paths` only say how Problems name the files.
+    """
+    names = {name: f"{where}/{name}" for name in FILES} | dict(paths or {})
     problems = Problems()
     unread: list[str] = []
-    documents = {name: _document(name, files.get(name), where, problems, unread) for name in FILES}
-    network = discover(documents[NETWORK_FILE], f"{where}/{NETWORK_FILE}", problems)
+    documents = {name: _document(name, files.get(name), names[name], problems, unread) for name in FILES}
+    network = discover(documents[NETWORK_FILE], names[NETWORK_FILE], problems)
     known = NETWORK_FILE not in unread and not isinstance(files.get(NETWORK_FILE), Exception | None)
-    sections = Sections(documents[MAIN_FILE], f"{where}/{MAIN_FILE}", problems)
+    sections = Sections(documents[MAIN_FILE], names[MAIN_FILE], problems)
     settings = _Loader(sections, network, known).settings()
     return Loaded(settings, problems.all(), tuple(unread))
 
 
 def _document(
-    name: str, data: bytes | Exception | None, where: str, problems: Problems, unread: list[str]
+    name: str, data: bytes | Exception | None, path: str, problems: Problems, unread: list[str]
 ) -> Document:
-    path = f"{where}/{name}"
     if data is None or isinstance(data, FileNotFoundError):
         if name == NETWORK_FILE:
             message = "there is no such file, so no tunnel is known"
@@ -130,8 +148,7 @@ def _is_host(prefix: str) -> bool:
     return prefix.endswith("/128") or (prefix.endswith("/32") and ":" not in prefix)
 
 
-@dataclass(slots=True)
-class _Override:
+class _Override(NamedTuple):
     """A peer section: what it says, and where."""
 
     section: Section
@@ -169,9 +186,14 @@ class _Loader:
     # ---- WANs, routing, rules
 
     def _wan_names(self, sections: list[Section]) -> frozenset[str]:
-        """What `list wan` may name: the WANs configured, even if switched off, else any interface."""
+        """What `list wan` may name: the WANs configured, even if switched off; else whatever may become one.
+
+        Empty: anything, because nothing is known.
+        """
         names = {section.name for section in sections if not section.anonymous}
-        return frozenset(names or self._network.devices)
+        if names:
+            return frozenset(names)
+        return frozenset({*self._network.devices, *self._network.devices.values()} - {""})
 
     def _wans(self, sections: list[Section]) -> tuple[Wan, ...]:
         wans: list[Wan] = []
@@ -247,7 +269,7 @@ class _Loader:
             fields_ = self._sections.fields(BY_TYPE["rule"], values)
             if fields_.get("protocol") == "all":
                 del fields_["protocol"]
-            wans = self._known_wans(section, fields_.pop("wans", ()), names | {"balanced"})
+            wans = self._known_wans(section, fields_.pop("wans", ()), names and names | {"balanced"})
             problem, option, accepted = "", "", ""
             if not wans:
                 problem, option, accepted = "the rule names no WAN", "wan", "the name of a WAN, or balanced"
@@ -265,6 +287,8 @@ class _Loader:
     def _known_wans(
         self, section: Section, wanted: tuple[str, ...], names: frozenset[str]
     ) -> tuple[str, ...]:
+        if not names:
+            return wanted
         for name in wanted:
             if name not in names:
                 close = self._sections.nearest(name, names)

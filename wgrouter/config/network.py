@@ -7,7 +7,7 @@ netifd's, not ours: what is odd in it is reported only where it keeps the agent 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from wgrouter.config import datatypes
 from wgrouter.config.datatypes import DATATYPES, Invalid, Limits
@@ -33,8 +33,7 @@ _DIRECT = ("static", "dhcp", "dhcpv6", "none", "")
 _IFNAMSIZ = 15
 
 
-@dataclass(frozen=True, slots=True)
-class FoundPeer:
+class FoundPeer(NamedTuple):
     device: str
     public_key: str
     description: str
@@ -44,8 +43,7 @@ class FoundPeer:
     allowed_ips: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class FoundTunnel:
+class FoundTunnel(NamedTuple):
     device: str
     auto: bool  # brought up at boot
     addresses: tuple[str, ...]
@@ -55,8 +53,7 @@ class FoundTunnel:
     labels: tuple[str, ...]  # of the peers
 
 
-@dataclass(frozen=True, slots=True)
-class Network:
+class Network(NamedTuple):
     tunnels: Mapping[str, FoundTunnel]  # by interface; disabled ones are left out
     devices: Mapping[str, str]  # logical interface → layer-3 device, "" where only netifd can tell
     disabled: frozenset[str]  # WireGuard interfaces that are switched off

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 _SPACE = b" \t\n\v\f\r"  # isspace() in the C locale, which is also what bytes.split() takes
 _NAME = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_"
@@ -74,8 +75,7 @@ class Section:
         return () if option is None else option.words
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(NamedTuple):
     """Something that libuci accepts and silently drops."""
 
     line: int
@@ -84,8 +84,7 @@ class Note:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(NamedTuple):
     """A file: its sections in order, and what was dropped."""
 
     sections: tuple[Section, ...] = ()
