@@ -1,4 +1,4 @@
-"""Builds build/<package>_<version>_all.ipk from files/ and wgrouter/, on any machine with Python, no SDK needed.
+"""Builds build/<package>_<version>_all.ipk from files/ and wgrouter/, on any machine with Python, no SDK.
 
 An .ipk is a gzipped tar of debian-binary, data.tar.gz and control.tar.gz; not `ar`, as a .deb is. Names,
 version, dependencies, texts and scripts are read from package/wgrouter/Makefile, and that has the tree laid
