@@ -128,6 +128,14 @@ def text(data: bytes) -> str:
     return data.partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
 
+class Refused(OSError):
+    """The kernel's no. `words`: what it says beyond errno; of a malformed request it always says some."""
+
+    def __init__(self, code: int, words: str) -> None:
+        super().__init__(code, f"{os.strerror(code)} ({words})" if words else os.strerror(code))
+        self.words = words
+
+
 class Interrupted(OSError):
     """The table changed while it was read."""
 
@@ -206,7 +214,7 @@ class Socket:
                 if reply in (NLMSG_ERROR, NLMSG_DONE):
                     code = ERROR.unpack_from(payload)[0] if len(payload) >= 4 else 0
                     if code < 0:
-                        raise OSError(-code, _refusal(-code, reply, reply_flags, payload))
+                        raise Refused(-code, _words(reply, reply_flags, payload))
                     if interrupted:
                         raise Interrupted(errno.EAGAIN, "interrupted")
                     return answers
@@ -236,17 +244,15 @@ class Socket:
         return messages
 
 
-def _refusal(code: int, reply: int, flags: int, payload: bytes) -> str:
-    """The kernel's own words (NLMSGERR_ATTR_MSG), else those of errno."""
-    if flags & NLM_F_ACK_TLVS:
-        start = 4
-        if reply == NLMSG_ERROR:  # the request's header follows the code, with its payload unless capped
-            (length,) = U32.unpack_from(payload, 4)
-            start += HEADER_SIZE if flags & NLM_F_CAPPED else (length + 3) & ~3
-        words = attributes(payload, start).get(NLMSGERR_ATTR_MSG)
-        if words:
-            return f"{os.strerror(code)} ({text(words)})"
-    return os.strerror(code)
+def _words(reply: int, flags: int, payload: bytes) -> str:
+    """What the kernel says of a refusal (NLMSGERR_ATTR_MSG), "" if nothing."""
+    if not flags & NLM_F_ACK_TLVS:
+        return ""
+    start = 4
+    if reply == NLMSG_ERROR:  # the request's header follows the code, with its payload unless capped
+        (length,) = U32.unpack_from(payload, 4)
+        start += HEADER_SIZE if flags & NLM_F_CAPPED else (length + 3) & ~3
+    return text(attributes(payload, start).get(NLMSGERR_ATTR_MSG, b""))
 
 
 Codec = Any  # a message class of pyroute2, which has no types

@@ -25,7 +25,6 @@ RTM_DELRULE: Final = 33
 RTM_GETRULE: Final = 34
 RTM_GETADDR: Final = 22
 RTM_F_CLONED: Final = 0x200
-RTM_F_LOOKUP_TABLE: Final = 0x1000  # answer with the table that decided
 RTNH_F_DEAD: Final = 1
 RTNH_F_ONLINK: Final = 4
 RTNH_F_LINKDOWN: Final = 16

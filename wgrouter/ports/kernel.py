@@ -16,7 +16,7 @@ import errno
 import ipaddress
 import socket
 from collections.abc import Callable, Iterable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from wgrouter.core.model import IPV6, Address, Hop, Link, Net, Route, Rule
 from wgrouter.ports._netlink import (
@@ -29,6 +29,7 @@ from wgrouter.ports._netlink import (
     RTM_GETLINK,
     U32,
     Codec,
+    Refused,
     Socket,
     attribute,
     attributes,
@@ -52,7 +53,6 @@ from wgrouter.ports._rtnl import (
     RTA_TABLE,
     RTM_DELROUTE,
     RTM_DELRULE,
-    RTM_F_LOOKUP_TABLE,
     RTM_GETADDR,
     RTM_GETROUTE,
     RTM_GETRULE,
@@ -74,6 +74,16 @@ from wgrouter.ports._rtnl import (
 
 rtmsg_module, fibmsg_module = codec("pyroute2.netlink.rtnl.rtmsg", "pyroute2.netlink.rtnl.fibmsg")
 
+# What a look-up ends in without a way. A route of some kind says so (net/ipv4/fib_semantics.c, fib_props):
+# EINVAL is blackhole, EACCES prohibit, EAGAIN throw.
+NO_WAY: Final = (
+    errno.ENETUNREACH,
+    errno.EHOSTUNREACH,
+    errno.EINVAL,
+    errno.EACCES,
+    errno.EAGAIN,
+    errno.ESRCH,
+)
 T = TypeVar("T")
 Attributes = list[list[object]]  # as pyroute2 takes them: [[name, value], …]
 
@@ -219,20 +229,12 @@ class Kernel:
             proto=0,
             scope=0,
             type=0,
-            flags=RTM_F_LOOKUP_TABLE,
+            flags=0,
         )
         try:
             answer = self._sock.request(RTM_GETROUTE, encoded(message))
-        except OSError as error:
-            # EINVAL: blackhole, EACCES: prohibit, EAGAIN: throw (net/ipv4/fib_semantics.c, fib_props)
-            if error.errno in (
-                errno.ENETUNREACH,
-                errno.EHOSTUNREACH,
-                errno.EACCES,
-                errno.EINVAL,
-                errno.EAGAIN,
-                errno.ESRCH,
-            ):
+        except Refused as error:
+            if error.errno in NO_WAY and not error.words:  # with words, it is the request that is wrong
                 return None
             raise
         route = parse_route(answer, _Asked(self), lookup=True)
@@ -335,12 +337,22 @@ class Kernel:
     # ---------------------------------------------------------------- changing rules
 
     def add_rule(self, rule: Rule) -> None:
-        """Add a rule; its presence is no error."""
+        """Add a rule; its presence is no error.
+
+        "Exists" is the kernel's word also for a rule that only does not contradict this one (from 10.0.0.0/8,
+        when "from all" is to be added) or has another protocol number: so it is looked for, and if it is
+        not there, added beside that one.
+        """
+        body = encoded(_rule(rule))
         try:
-            self._sock.change(RTM_NEWRULE, encoded(_rule(rule)), NLM_F_CREATE | NLM_F_EXCL)
+            try:
+                self._sock.change(RTM_NEWRULE, body, NLM_F_CREATE | NLM_F_EXCL)
+            except Refused as error:
+                if error.errno != errno.EEXIST:
+                    raise
+                if rule not in self._rules_now(rule.family):
+                    self._sock.change(RTM_NEWRULE, body, NLM_F_CREATE)
         except OSError as error:
-            if error.errno == errno.EEXIST:
-                return
             raise _said(error, f"add rule {describe_rule(rule)}") from error
 
     def delete_rule(self, rule: Rule) -> None:
@@ -350,8 +362,7 @@ class Kernel:
         contradicts nothing: "from all" would take a rule with a source. So the rule is looked for first, and
         where the kernel would take another one in its place, this refuses (EBUSY).
         """
-        seen = (parse_rule(message) for message in self._dump(RTM_GETRULE, rule.family, bytes(RULE.size)))
-        fitting = [found for found in seen if found is not None and _fits(rule, found)]
+        fitting = [found for found in self._rules_now(rule.family) if _fits(rule, found)]
         if rule not in fitting:
             return
         if fitting[0] != rule:
@@ -366,6 +377,11 @@ class Kernel:
             if error.errno in (errno.ENOENT, errno.ESRCH):
                 return
             raise _said(error, f"delete rule {describe_rule(rule)}") from error
+
+    def _rules_now(self, family: int) -> list[Rule]:
+        """In the kernel's order."""
+        seen = (parse_rule(message) for message in self._dump(RTM_GETRULE, family, bytes(RULE.size)))
+        return [rule for rule in seen if rule is not None]
 
 
 class _Asked(dict[int, str]):
