@@ -167,6 +167,12 @@ class Socket:
                 return self._exchange(kind, NLM_F_REQUEST | NLM_F_DUMP, body)
             except Interrupted:
                 continue
+            except (
+                Refused
+            ) as error:  # EBUSY: a dump before this one ended in an error, and was not read to its end
+                if error.errno != errno.EBUSY:
+                    raise
+                self._drain()
         raise OSError(errno.EAGAIN, f"the table changed during each of {DUMP_TRIES} reads")
 
     def request(self, kind: int, body: bytes) -> bytes:
@@ -199,6 +205,17 @@ class Socket:
                     refused[sequence - first] = code
                 if sequence == last:
                     return refused
+
+    def _drain(self) -> None:
+        """Read what an earlier request left, however much: reading makes the kernel go on with its dump."""
+        self._sock.settimeout(0)
+        try:
+            while self._sock.recv(RECEIVE_SIZE):
+                pass
+        except BlockingIOError:
+            pass
+        finally:
+            self._sock.settimeout(TIMEOUT_S)
 
     def _exchange(self, kind: int, flags: int, body: bytes, *, single: bool = False) -> list[bytes]:
         self._sequence += 1
