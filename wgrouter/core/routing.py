@@ -91,6 +91,13 @@ def intent(
     return Wanted(_once(routes), _once(rules), fwmarks, courses, table)
 
 
+def basis(uplinks: tuple[Uplink, ...]) -> tuple[tuple[object, ...], ...]:
+    """What of the paths `intent` looks at: while this, the choices, the World and the settings stay, so does
+    it.
+    """
+    return tuple((uplink.path, uplink.state) for uplink in uplinks)
+
+
 def mark_of(uplinks: Iterable[Uplink], settings: Settings, wan: str) -> int:
     """The mark that holds a packet of ours (a DNS query, a probe) to a WAN, 0 if there is none."""
     index = next((uplink.path.index for uplink in uplinks if uplink.path.wan == wan), 0)

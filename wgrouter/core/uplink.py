@@ -16,10 +16,11 @@ from dataclasses import dataclass, field, replace
 
 from wgrouter.core import ranges
 from wgrouter.core.findings import Finding, Rejected, Why
-from wgrouter.core.links import DEGRADED, DOWN, HELD, OFF, RETURNING, SUSPECT, UNPROVEN, UP, Uplink
+from wgrouter.core.link_states import DEGRADED, DOWN, HELD, OFF, RETURNING, SUSPECT, UNPROVEN, UP
+from wgrouter.core.links import Uplink
 from wgrouter.core.machine import Context, Turn
-from wgrouter.core.messages import Commanded, Effect, Event, ForgetFlows
-from wgrouter.core.model import NEVER, Instant, Seconds, family_of
+from wgrouter.core.messages import Commanded, Configured, Effect, Event, ForgetFlows
+from wgrouter.core.model import LONG_AGO, NEVER, Instant, Seconds, family_of
 from wgrouter.core.plan import unsettled
 from wgrouter.core.routing import Wanted
 from wgrouter.core.settings import Settings
@@ -36,6 +37,7 @@ RANK: Mapping[str, tuple[int, int]] = {  # state → (group, place in the group)
     DOWN: (2, 0),
     OFF: (3, 0),
 }
+REVIEW: Seconds = 5.0
 DWELL: Seconds = 30.0  # between two moves for quality alone
 FORGET_MAX = 64  # addresses waiting for a kernel that does not settle
 LOSS_MARGIN = 10.0  # percent points; between degraded links only
@@ -81,6 +83,8 @@ class Memory:
     )  # sources of paths with flows
     courses: Mapping[tuple[str, int], Course] = field(default_factory=dict)  # by (tunnel device, family)
     switches: int = 0
+    basis: tuple[object, ...] = ()  # what was decided upon: the paths, their states, the choice by hand
+    review_at: Instant = LONG_AGO  # quality alone is looked at again then
 
 
 def chosen(memory: Memory) -> Mapping[int, str]:
@@ -110,6 +114,10 @@ def step(memory: Memory, event: Event, context: Context, uplinks: tuple[Uplink, 
     if memory.manual is not None and context.now >= memory.manual.until:
         memory = replace(memory, manual=None)
     if context.world.net is None:
+        return Turn(memory, (), tuple(findings))
+    basis = (*((u.path, u.state) for u in uplinks), memory.manual)
+    calm = basis == memory.basis and context.now < memory.review_at and not isinstance(event, Configured)
+    if calm:  # nine steps of ten only count a probe
         return Turn(memory, (), tuple(findings))
     choices: dict[int, Choice] = {}
     forget = list(memory.forget)
@@ -145,7 +153,15 @@ def step(memory: Memory, event: Event, context: Context, uplinks: tuple[Uplink, 
         if key not in live and key[1] in choices and choices[key[1]].wan == key[0]:
             live[key] = sources
     forget = list(dict.fromkeys(forget))[:FORGET_MAX]
-    memory = replace(memory, choices=choices, forget=tuple(forget), live=live, switches=switches)
+    memory = replace(
+        memory,
+        choices=choices,
+        forget=tuple(forget),
+        live=live,
+        switches=switches,
+        basis=basis,
+        review_at=context.now + REVIEW,
+    )
     return Turn(memory, (), tuple(findings))
 
 
@@ -161,6 +177,8 @@ def settle(
     kernel shows what was wanted, now conntrack, and then (by the generation) handshakes.
     """
     families, devices = unsettled(outstanding)
+    if not memory.forget and not wanted.courses:
+        return Turn(memory)
     paths = {uplink.path.key: uplink.path for uplink in uplinks}
     due = [source for source in memory.forget if family_of(source) not in families]
     effects: list[Effect] = [ForgetFlows(local_address=address, protocol=0) for address in due]

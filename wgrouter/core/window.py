@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 from wgrouter.core.model import IPV4, Instant, Seconds
 from wgrouter.core.settings import Probing, Wan
@@ -18,7 +17,7 @@ LATE_RTTS = 3.0  # an answer is late after this many usual round trips …
 LATE_WORST = (
     1.5  # … or this much more than the worst of the window: a loaded link (bufferbloat) is not a dead one
 )
-LATE_UNKNOWN: Seconds = 1.0  # before any answer: a satellite link takes 0.6 s
+LATE_UNKNOWN: Seconds = 0.6  # before any answer (a satellite's comes while the burst is still being sent)
 WAIT_MIN: Seconds = 0.1  # after the last probe of a burst
 SILENT_AFTER = 3  # answers missing in a row, while others answer: a target is not counted …
 DEAD_AFTER = 4  # … and then said to be dead
@@ -59,7 +58,6 @@ class Quality:
     samples: int = 0
 
 
-@lru_cache(maxsize=64)
 def targets(wan: Wan, probing: Probing, family: int) -> tuple[Target, ...]:
     """Each target by each method, targets first, so that consecutive probes go to different targets."""
     own = wan.targets4 if family == IPV4 else wan.targets6
