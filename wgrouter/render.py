@@ -52,7 +52,8 @@ class Paper:
 
     def wrapped(self, text: str, indent: int = 0, style: str = "", first: str = "") -> None:
         """A text on as many lines as it takes; `first` stands in the indentation of the first one."""
-        lead = plain(first).ljust(indent)
+        indent = min(indent, self.width // 2)
+        lead = cut(plain(first), indent).ljust(indent)
         for line in wrap(plain(text), self.width - indent):
             self.lines.append((self.styled(lead, "bold") + self.styled(line, style)).rstrip())
             lead = " " * indent
@@ -82,6 +83,11 @@ class Paper:
                 narrower = max(widths[column] - excess, min(widths[column], 8))
                 excess -= widths[column] - narrower
                 widths[column] = narrower
+        while excess > 0 and max(widths) > 1:  # nobody counted on such data
+            widest = widths.index(max(widths))
+            narrower = max(widths[widest] - excess, widths[widest] // 2)
+            excess -= widths[widest] - narrower
+            widths[widest] = narrower
 
         def line(cells: Sequence[str], style: Callable[[str], str]) -> str:
             parts = []
@@ -114,7 +120,7 @@ def cut(text: str, width: int) -> str:
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """The text in lines of at most `width`; a word that is longer is broken."""
+    """The text in lines of at most `width` (1 or more); a word that is longer is broken."""
     lines: list[str] = []
     line = ""
     for word in text.split():
@@ -130,15 +136,16 @@ def wrap(text: str, width: int) -> list[str]:
 
 def span(seconds: object) -> str:
     """A span of time in at most two units: 0.4s, 34s, 12m, 2h14m, 3d4h."""
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or seconds != seconds:
+    value = _figure(seconds)
+    if value is None:
         return "-"
-    if seconds < 0:
-        return "-" + span(-seconds)
-    if seconds == float("inf"):
+    if value < 0:
+        return "-" + span(-value)
+    if value > 1e9:
         return "never"
-    if seconds < 10:
-        return f"{seconds:.1f}s".replace(".0s", "s")
-    whole = int(seconds)
+    if value < 9.95:
+        return f"{value:.1f}s".replace(".0s", "s")
+    whole = round(value)
     for unit, length, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "m", 60)):
         if whole >= length:
             rest = whole % length // part
@@ -150,9 +157,9 @@ def span(seconds: object) -> str:
 
 def amount(count: object) -> str:
     """Bytes in the unit that suits them: 912 B, 1.4 MiB."""
-    if isinstance(count, bool) or not isinstance(count, (int, float)) or count != count:
+    value = _figure(count)
+    if value is None:
         return "-"
-    value = float(count)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(value) < 1024:
             return f"{value:.0f} {unit}" if unit == "B" or abs(value) >= 100 else f"{value:.1f} {unit}"
@@ -162,9 +169,15 @@ def amount(count: object) -> str:
 
 def number(value: object, unit: str, digits: int = 0) -> str:
     """A figure with its unit, "-" if there is none."""
+    figure = _figure(value)
+    return "-" if figure is None else f"{figure:.{digits}f}{unit}"
+
+
+def _figure(value: object) -> float | None:
+    """A number that can be shown, None for everything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
-        return "-"
-    return f"{value:.{digits}f}{unit}"
+        return None
+    return None if abs(value) > 1e300 and value != float("inf") else float(value)
 
 
 def _list(value: object) -> list[Any]:
@@ -375,12 +388,17 @@ def plan(data: Data, paper: Paper) -> None:
     problems(_list(data.get("problems")), paper)
 
 
-def entries(items: Iterable[Data], paper: Paper, clock: Callable[[float], str], every: bool = False) -> None:
+def entries(items: Iterable[Any], paper: Paper, clock: Callable[[float], str], every: bool = False) -> None:
     """`wgrouter journal`: the steps, each with what came, what was said and what was done."""
     for item in items:
-        wall = item.get("wall")
-        at = item.get("at", 0.0)
-        when = clock(wall) if isinstance(wall, (int, float)) else f"{number(at, '', 3):>11}s boot"
+        if not isinstance(item, Mapping):
+            continue
+        wall = _figure(item.get("wall"))
+        when = (
+            clock(wall)
+            if wall is not None and 0 < wall < 1e11
+            else f"{number(item.get('at'), '', 3):>11}s boot"
+        )
         lead = f"{when} "
         for finding in _dicts(item, "findings"):
             said(finding, paper, lead.rstrip())
