@@ -1,4 +1,4 @@
-"""What holds for the resolver whatever DNS does: simulated hours with servers that die, lie, lose and heal."""
+"""What holds for the resolver whatever DNS does: simulated hours with servers that die, lie and heal."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +17,8 @@ from wgrouter.core.messages import Ask, Record
 from wgrouter.core.model import Nameserver
 from wgrouter.core.names import Status, Wanted
 from wgrouter.core.settings import Dns
+
+EXAMPLES = settings().max_examples  # of the profile; a story takes its time
 
 PLAIN, DUAL, ALIASED, SERVICE = "plain.example", "dual.example", "aliased.example", "service.example"
 WANTED = (
@@ -165,7 +168,8 @@ def believable(address: str) -> bool:
     return any(parsed in ipaddress.ip_network(prefix) for prefix in ALLOWED)
 
 
-@settings(max_examples=40)
+@pytest.mark.timeout(600)
+@settings(max_examples=EXAMPLES // 4)
 @given(st.lists(phases, min_size=1, max_size=5), dns_settings, st.sampled_from([0, 5, 60]))
 def test_whatever_happens(script: list[Phase], dns: Dns, ttl: int) -> None:
     story = Story(dns, ttl, "seed")
@@ -227,7 +231,8 @@ def check_findings(r: Resolver) -> None:
         last[finding.subject] = code
 
 
-@settings(max_examples=15)
+@pytest.mark.timeout(600)
+@settings(max_examples=EXAMPLES // 10)
 @given(st.lists(phases, min_size=1, max_size=3), dns_settings)
 def test_the_same_again_is_the_same(script: list[Phase], dns: Dns) -> None:
     """Deterministic, and every Memory on the way survives the journal (`strict`)."""

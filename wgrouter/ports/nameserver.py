@@ -135,6 +135,9 @@ class _Query:
         server, device = self.ask.server, self.ask.server.device
         host, _, scope = server.address.partition("%")
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.inet_pton(family, host)  # a name here would be looked up, and block the loop
+        if not 0 < server.port < 65536:
+            raise ValueError(f"port {server.port}")
         kind = socket.SOCK_STREAM if self.ask.tcp else socket.SOCK_DGRAM
         sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
@@ -286,7 +289,7 @@ class Question:
                 id=int.from_bytes(os.urandom(2), "big"),
             )
             self.wire: bytes = self._query.to_wire()
-        except dns.exception.DNSException as error:
+        except (dns.exception.DNSException, struct.error) as error:
             raise ValueError(f"{name!r} {kind!r}: {error}") from None
 
     def answer(self, wire: bytes, id_: int, whole: bool = True) -> Answered | None:
