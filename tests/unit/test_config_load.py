@@ -470,6 +470,19 @@ def test_a_rule_that_cannot_be_read_catches_no_other_traffic() -> None:
     assert (problem.section, problem.value) == ("rule 'a'", "192.0.2.O")
 
 
+def test_a_rule_whose_options_say_too_much_is_skipped() -> None:
+    problem, settings = only(
+        "config rule a\n list wan wan\n list dest_ip 192.0.2.1\n list dest_ip 192.0.2.2\n"
+    )
+    assert (settings.rules, problem.consequence) == ((), "section skipped")
+
+
+def test_a_rule_without_a_readable_wan_is_told_of_by_its_wans_alone() -> None:
+    found = loaded("config rule a\n list wan w-an\n list wan l-te\n")
+    assert found.settings.rules == ()
+    assert [problem.message for problem in found.problems] == ["'w-an' is not a name", "'l-te' is not a name"]
+
+
 def test_sections_without_a_name_are_named_as_uci_does() -> None:
     problem, _ = only("config rule\n list wan wan\nconfig rule\n option proto x\n list wan wan\n")
     assert problem.section == "@rule[1]"

@@ -52,6 +52,7 @@ SECTIONS = [
         "config a b\n option x 1\nconfig c d\nconfig a b\n option y 2\n",
         [("a", "b", {"x": "1", "y": "2"}), ("c", "d", {})],
     ),
+    ("config a\nconfig a cfg01b606\n option x 1\n", [("a", "cfg01b606", {"x": "1"})]),
     ("config interface\n", [("interface", "cfg016d96", {})]),
     ("config a 'b' ; option x 'y' ; list z 1\n", [("a", "b", {"x": "y", "z": ["1"]})]),
     ("config a b; option x 1\n", [("a", "b", {})]),  # libuci never sees that semicolon
@@ -147,6 +148,7 @@ def test_what_libuci_drops_is_noted() -> None:
 def test_an_error_never_shows_what_may_be_a_key() -> None:
     key = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
     for text in (
+        f"{key.replace('+', 'A')[:43]}\n",
         f"{key}\n",
         f"config wireguard {key}\n",
         f"config a b\noption {key} x\n",

@@ -13,9 +13,7 @@ from wgrouter.core.findings import Severity
 
 MOST = 100  # Problems of one load: more help nobody, and a file of garbage has thousands
 _BASE64 = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=")
-_KEY_LENGTH = (
-    32  # so many characters in a row that a key may be made of are not shown; a WireGuard key has 44
-)
+_KEY_LENGTH = 32  # so many characters of base64 in a row may be a key (WireGuard's have 44): not shown
 _SHOWN_LENGTH = 60
 
 
