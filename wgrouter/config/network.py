@@ -139,7 +139,7 @@ def discover(document: Document, file: str, problems: Problems) -> Network:
             peer = _peer(reader, section, name, peers[name])
             if peer is not None:
                 peers[name][peer.public_key] = peer
-        elif name not in disabled:
+        else:
             _orphan(reader, section, name, interfaces, wireguard)
     tunnels = {
         name: _tunnel(reader, section, tuple(peers[name].values())) for name, section in wireguard.items()
@@ -155,7 +155,7 @@ def _orphan(
     wireguard: Mapping[str, Section],
 ) -> None:
     if name in interfaces:
-        return  # somebody else's protocol (amneziawg has sections of another type, others may not)
+        return  # a tunnel that is switched off, or another protocol's
     close = reader.nearest(name, wireguard)
     accepted = f"wireguard_{close}" if close else "wireguard_ and the name of an interface of proto wireguard"
     message = f"there is no interface {quoted(name)} that this peer could belong to"
