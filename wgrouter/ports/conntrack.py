@@ -1,11 +1,12 @@
 """Connection tracking: forgets chosen flows, so that their next packet is routed and translated anew.
 
 Touches ctnetlink in the network namespace of the thread that made the object. Never flushes: every entry is
-deleted by its exact tuple, zone and id, so that one which took its place meanwhile stays.
+deleted by its exact tuple, zone and id, so that one which took its place meanwhile is left.
 
 Not by pyroute2, which needs 1.5-6 s to dump 10,000 entries. The kernel does the choosing where it can
 (CTA_FILTER, Linux 5.8), and what comes back is checked here all the same, as an older kernel sends
-everything.
+everything. Measured with 10,000 entries and 262,144 buckets: none of them matching 25 ms, of which 22 ms are
+the kernel's walks over the buckets; 1,000 deleted 45 ms.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import os
 import socket
 import struct
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from wgrouter.core.messages import ForgetFlows
 from wgrouter.ports._netlink import (
     NETLINK_NETFILTER,
+    NETLINK_ROUTE,
     NLA_F_NESTED,
     U32,
     Socket,
@@ -38,6 +40,7 @@ CTA_ZONE: Final = 18
 CTA_FILTER: Final = 25
 CTA_TUPLE_IP: Final = 1
 CTA_TUPLE_PROTO: Final = 2
+CTA_IP_SRC: Final = {4: 1, 6: 3}
 CTA_IP_DST: Final = {4: 2, 6: 4}
 CTA_PROTO_NUM: Final = 1
 CTA_PROTO_SRC_PORT: Final = 2
@@ -45,6 +48,11 @@ CTA_PROTO_SRC_PORT: Final = 2
 FILTER_IP_DST: Final = 1 << 1
 FILTER_PROTO_NUM: Final = 1 << 3
 FILTER_SRC_PORT: Final = 1 << 4
+
+# linux/rtnetlink.h, if_addr.h
+RTM_GETADDR: Final = 22
+IFA_ADDRESS: Final = 1
+IFA_LOCAL: Final = 2
 
 NFGENMSG: Final = struct.Struct(">BBH")  # family, version, resource id
 U16: Final = struct.Struct(">H")
@@ -57,22 +65,26 @@ class Conntrack:
 
     def __init__(self) -> None:
         self._sock = Socket(NETLINK_NETFILTER)
+        self._addresses = Socket(NETLINK_ROUTE)
 
     def close(self) -> None:
         self._sock.close()
+        self._addresses.close()
 
     def forget(self, flows: ForgetFlows) -> int:
         """Delete what matches all that is given; how many were deleted. None matching is no error.
 
-        `local_port`, `remote`: one end of the flow is this port here, the other end that address, whoever
-        began. `local_address`: flows whose answers come to this address, because their source is translated
-        to it, or is it. Nothing given is EINVAL: that would be a flush.
+        `local_port`, `remote`: one end of the flow is this port, the other that address, whoever began;
+        without a remote, one end is this port at an address of this router. `local_address`: flows whose
+        answers come to this address, because their source is translated to it, or is it. Nothing given is
+        EINVAL: that would be a flush.
         """
         if not (flows.local_port or flows.remote or flows.local_address):
             raise OSError(errno.EINVAL, "which flows to forget is not said; all of them is not for us to do")
+        here = self._local_addresses() if flows.local_port and not flows.remote else frozenset()
         deleted = 0
         for version in _versions(flows):
-            doomed = list(dict.fromkeys(self._find(_Wanted(version, flows))))
+            doomed = list(dict.fromkeys(self._find(_Wanted(version, flows, here))))
             for start in range(0, len(doomed), DELETES_AT_ONCE):
                 some = doomed[start : start + DELETES_AT_ONCE]
                 refused = self._sock.changes(CT_DELETE, some)
@@ -97,6 +109,10 @@ class Conntrack:
                             request += attribute(kind, seen[kind])
                     yield request
 
+    def _local_addresses(self) -> frozenset[bytes]:
+        seen = (attributes(message, 8) for message in self._addresses.dump(RTM_GETADDR, bytes(8)))
+        return frozenset(address for one in seen if (address := one.get(IFA_LOCAL) or one.get(IFA_ADDRESS)))
+
     def _dump(self, header: bytes, chosen: bytes) -> list[bytes]:
         try:
             return self._sock.dump(CT_GET, header + chosen)
@@ -115,8 +131,9 @@ class Conntrack:
 class _Wanted:
     """What is looked for in one address family, in words of the kernel's filter and of our own."""
 
-    def __init__(self, version: int, flows: ForgetFlows) -> None:
+    def __init__(self, version: int, flows: ForgetFlows, here: frozenset[bytes]) -> None:
         self.version = version
+        self._here = here  # local addresses, where no remote tells the two ends apart
         self._protocol = flows.protocol
         self._port = U16.pack(flows.local_port) if flows.local_port else b""
         self._remote = _packed(version, flows.remote)
@@ -134,7 +151,8 @@ class _Wanted:
     def _filter(self, direction: int, dst: bytes, src_port: bytes) -> bytes:
         flags = 0
         parts = []
-        if dst:
+        # Not for IPv6: Linux (seen on 6.18) then sends exactly those whose address is another.
+        if dst and self.version == 4:
             flags |= FILTER_IP_DST
             parts.append(nested(CTA_TUPLE_IP, attribute(CTA_IP_DST[self.version], dst)))
         if self._protocol:  # ports mean something beside a protocol only
@@ -153,11 +171,16 @@ class _Wanted:
         if CTA_TUPLE_ORIG not in seen or CTA_TUPLE_REPLY not in seen:
             return False
         directions = [_direction(seen[kind], self.version) for kind in (CTA_TUPLE_ORIG, CTA_TUPLE_REPLY)]
-        if self._protocol and directions[0][0] != self._protocol:
+        if self._protocol and directions[0].protocol != self._protocol:
             return False
-        if self._local and directions[1][2] != self._local:
+        if self._local and directions[1].dst != self._local:
             return False
-        return any(self._port in (b"", port) and self._remote in (b"", dst) for _, port, dst in directions)
+        return any(
+            self._port in (b"", one.src_port)
+            and self._remote in (b"", one.dst)
+            and (not self._here or one.src in self._here)
+            for one in directions
+        )
 
 
 def _versions(flows: ForgetFlows) -> tuple[int, ...]:
@@ -170,10 +193,22 @@ def _packed(version: int, address: str) -> bytes:
     return socket.inet_pton(FAMILIES[version], address) if address else b""
 
 
-def _direction(data: bytes, version: int) -> tuple[int, bytes, bytes]:
-    """Protocol, source port and destination of a tuple."""
+class _Direction(NamedTuple):
+    """What a tuple says."""
+
+    protocol: int
+    src: bytes
+    src_port: bytes
+    dst: bytes
+
+
+def _direction(data: bytes, version: int) -> _Direction:
     parts = attributes(data)
     ip = attributes(parts.get(CTA_TUPLE_IP, b""))
     proto = attributes(parts.get(CTA_TUPLE_PROTO, b""))
-    number = proto.get(CTA_PROTO_NUM, b"\0")[0]
-    return number, proto.get(CTA_PROTO_SRC_PORT, b""), ip.get(CTA_IP_DST[version], b"")
+    return _Direction(
+        protocol=proto.get(CTA_PROTO_NUM, b"\0")[0],
+        src=ip.get(CTA_IP_SRC[version], b""),
+        src_port=proto.get(CTA_PROTO_SRC_PORT, b""),
+        dst=ip.get(CTA_IP_DST[version], b""),
+    )
