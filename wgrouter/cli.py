@@ -24,9 +24,10 @@ PROBLEMS = 1  # problems found, or differences in a replay
 USAGE = 2
 NO_AGENT = 3
 
-EPILOG = """exit status: 0 all is well, 1 problems or differences were found or the agent said no,
-2 the command line is wrong, 3 no agent is running or it cannot be reached"""
+EPILOG = """exit status: 0 all is well, 1 problems or differences found, or the agent said
+no, 2 the command line is wrong, 3 no agent is running or it cannot be reached"""
 
+NOT_UNDERSTOOD = "the agent's answer is not understood: is it of another version?"
 FOLLOW_EVERY = 0.5  # seconds between questions of `journal --follow`
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -47,10 +48,10 @@ def main(argv: list[str] | None = None) -> int:
         return int(end.code or 0)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a console that knows ASCII only
+            stream.reconfigure(errors="backslashreplace")  # a console that knows ASCII only
     try:
         status: int = options.command(options)
-        sys.stdout.flush()
+        _print()
         return status
     except Failure as failure:
         return _complain(str(failure), failure.status)
@@ -84,7 +85,7 @@ class _Parser(argparse.ArgumentParser):
     """argparse, with the nearest known word for one that is wrong."""
 
     def error(self, message: str) -> NoReturn:
-        if "invalid choice" in message:
+        if message.startswith("argument COMMAND: invalid choice"):
             from difflib import get_close_matches
 
             word = message.partition("invalid choice: '")[2].partition("'")[0]
@@ -107,7 +108,7 @@ def _parser() -> _Parser:
 
     parser = _Parser(
         prog="wgrouter",
-        description="Keeps a router connected: WireGuard tunnels to moving names, failover between WANs.",
+        description="Keeps a router connected: WireGuard tunnels to moving names, several WANs.",
         epilog=EPILOG,
         formatter_class=_Help,
         parents=[common],
@@ -216,12 +217,24 @@ def _paper() -> render.Paper:
 def _show(options: argparse.Namespace, data: Any, draw: Callable[[Any, render.Paper], None]) -> None:
     """Print data as JSON where asked, else drawn for people."""
     if getattr(options, "json", False):
-        print(json.dumps(data, indent=2, ensure_ascii=False))
+        _print(json.dumps(data, indent=2, ensure_ascii=False))
         return
     paper = _paper()
-    draw(data if isinstance(data, (Mapping, list)) else {"answer": data}, paper)
-    for line in paper.lines:
-        print(line)
+    draw(data, paper)
+    _print(*paper.lines)
+
+
+def _print(*lines: str) -> None:
+    """Write lines and be sure that they are written."""
+    try:
+        for line in lines:
+            print(line)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise Failure(f"standard output: {error.strerror or error}") from None
 
 
 def _clock(wall: float) -> str:
@@ -273,12 +286,12 @@ def _plan(options: argparse.Namespace) -> int:
         from wgrouter import daemon
 
         data = daemon.plan_once(_root(options), _confdir(options))
-    _show(options, data, render.plan)
+    _show(options, _object(data), render.plan)
     return OK
 
 
 def _status(options: argparse.Namespace) -> int:
-    _show(options, _ask(options, "status"), render.status)
+    _show(options, _object(_ask(options, "status")), render.status)
     return OK
 
 
@@ -286,18 +299,18 @@ def _explain(options: argparse.Namespace) -> int:
     data = _ask(options, "explain", subject=options.subject)
     if not data:
         raise Failure(f"nothing is known of '{options.subject}'" if options.subject else "nothing to explain")
+    if not isinstance(data, list):
+        raise Failure(NOT_UNDERSTOOD)
     _show(options, data, render.explain)
     return OK
 
 
 def _journal(options: argparse.Namespace) -> int:
     if getattr(options, "json", False):
-        for line in _ask(options, "dump")["lines"]:
-            print(line)
+        _print(*map(str, _part(_ask(options, "dump"), "lines", list)))
         return OK
     last = _journal_once(options, options.count, 0)
     while options.follow:
-        sys.stdout.flush()
         try:
             time.sleep(FOLLOW_EVERY)
         except KeyboardInterrupt:
@@ -309,13 +322,26 @@ def _journal(options: argparse.Namespace) -> int:
 def _journal_once(options: argparse.Namespace, count: int, after: int) -> int:
     """Print what is newer than step `after`; the number of the last step there is."""
     data = _ask(options, "journal", count=count, after=after, every=options.every)
-    if data["last"] < after:  # the agent has been started anew, and counts from 1 again
+    last: int = _part(data, "last", int)
+    if last < after:  # the agent has been started anew, and counts from 1 again
         return 0
     paper = _paper()
-    render.entries(data["entries"], paper, _clock, options.every)
-    for line in paper.lines:
-        print(line)
-    return int(data["last"])
+    render.entries(_part(data, "entries", list), paper, _clock, options.every)
+    _print(*paper.lines)
+    return last
+
+
+def _part(data: Any, name: str, kind: type) -> Any:
+    """A part of an answer, if it is what this version expects."""
+    if not isinstance(data, Mapping) or not isinstance(data.get(name), kind):
+        raise Failure(NOT_UNDERSTOOD)
+    return data[name]
+
+
+def _object(data: Any) -> Any:
+    if not isinstance(data, Mapping):
+        raise Failure(NOT_UNDERSTOOD)
+    return data
 
 
 def _replay(options: argparse.Namespace) -> int:
@@ -363,15 +389,15 @@ def _refresh(options: argparse.Namespace) -> int:
 
 
 def _reload(options: argparse.Namespace) -> int:
-    data = _ask(options, "reload")
+    data = _object(_ask(options, "reload"))
 
     def draw(_: Any, paper: render.Paper) -> None:
-        items = data.get("problems") or []
+        items = data.get("problems")
         paper.put("The new settings are in force." if data.get("taken", True) else "The old settings stay.")
-        render.problems(items, paper)
+        render.problems(items if isinstance(items, list) else [], paper)
 
-    _show(options, data, draw if isinstance(data, Mapping) else render.anything)
-    return OK if not isinstance(data, Mapping) or data.get("taken", True) else PROBLEMS
+    _show(options, data, draw)
+    return OK if data.get("taken", True) else PROBLEMS
 
 
 def _as_data(value: Any) -> dict[str, Any]:
