@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .netns import Box, end, run
-from .poll import until
+from .poll import PATIENCE_SECONDS, until
 from .topology import BROKER, ZONE
 
 Certificate = Literal["server", "stranger", "other-name", "expired"]
@@ -108,7 +108,11 @@ class Subscriber:
         argv += ["-u", "operator", "-P", broker.password("operator")]
         argv += [word for topic in topics for word in ("-t", topic)]
         self._process = broker.box.start("stdbuf", "-oL", *argv, log=log)
-        until(lambda: f"Sending SUBACK to {name}" in broker.log, within=5, what=f"{name} is subscribed")
+        until(
+            lambda: f"Sending SUBACK to {name}" in broker.log,
+            within=PATIENCE_SECONDS,
+            what=f"{name} is subscribed",
+        )
 
     def messages(self, topic_end: str = "") -> list[Message]:
         """What came so far, on topics that end like this."""
@@ -181,7 +185,7 @@ class Broker:
         before = self.log.count(" running")
         conf = str(self.directory / "mosquitto.conf")
         self._process = self.box.start("mosquitto", "-c", conf, log=self.directory / "mosquitto.log")
-        until(lambda: self.log.count(" running") > before, within=10, what="mosquitto runs")
+        until(lambda: self.log.count(" running") > before, within=PATIENCE_SECONDS, what="mosquitto runs")
 
     def stop(self) -> None:
         """End it: connections are closed, new ones refused. Retained messages and sessions are kept."""

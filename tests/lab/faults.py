@@ -16,8 +16,8 @@ Direction = Literal["down", "up", "both"]
 class IspFaults:
     """What is wrong with an ISP."""
 
-    # Nothing passes; "gateway" says whether at least the ISP's own end of the line still answers.
-    blackhole: bool = False
+    # Of these IP versions nothing passes; "gateway" says whether at least the ISP's end of the line answers.
+    dead_versions: frozenset[int] = frozenset()
     gateway: bool = True
     # A captive portal: port 80 leads to the ISP's own page, and only DNS passes.
     captive: bool = False
@@ -29,9 +29,7 @@ class IspFaults:
 
 def isp_rules(faults: IspFaults) -> str:
     """The ruleset of an ISP with these faults."""
-    drops = []
-    if faults.blackhole:
-        drops.append("drop")
+    drops = [f"meta nfproto ipv{version} drop" for version in sorted(faults.dead_versions)]
     if faults.captive:
         drops += [
             "meta l4proto { tcp, udp } th dport 53 accept",

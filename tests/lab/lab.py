@@ -23,7 +23,7 @@ from .broker import Broker
 from .faults import Direction, IspFaults, core_rules, isp_rules, site_rules
 from .nameserver import Answer, Nameserver, ask
 from .netns import Box, LabError
-from .poll import until
+from .poll import PATIENCE_SECONDS, until
 from .topology import WEB, WELL_KNOWN, Isp, Router, Site, Topology, WireGuard, single
 from .traffic import Connects, Download, Flow
 from .wireguard import Devices, Peer, Seen
@@ -253,9 +253,13 @@ class Lab:
                 devices.await_device(router_up.box, tunnel, processes[router_up.plan.name, tunnel])
                 router_up.configure(tunnel, index)
         self.dns.await_ready()
-        until(lambda: "ready" in server_log.read_text(), within=10, what="the servers of the internet")
+        until(
+            lambda: "ready" in server_log.read_text(),
+            within=PATIENCE_SECONDS,
+            what="the servers of the internet",
+        )
 
-    def await_tunnels(self, within: float = 15) -> None:
+    def await_tunnels(self, within: float = PATIENCE_SECONDS) -> None:
         """Return when every router has had a handshake with every site that is alive and was resolved at
         set-up.
         """
@@ -375,16 +379,17 @@ class Lab:
         self.isp_box(isp).ip("link set sub up", "addr replace fe80::1/64 dev sub nodad")
 
     @verb
-    def blackhole(self, isp: str, gateway: bool = True) -> None:
-        """Let nothing through an ISP, silently; gateway=False: its end of the line does not answer either,
-        ARP included.
+    def blackhole(self, isp: str, gateway: bool = True, version: int = 0) -> None:
+        """Let nothing through an ISP, silently; with a version, 4 or 6, only packets of the other.
+
+        With gateway=False its end of the line does not answer either, not even to ARP.
         """
-        self._break(isp, blackhole=True, gateway=gateway)
+        self._break(isp, dead_versions=frozenset({version} if version else {4, 6}), gateway=gateway)
 
     @verb
     def unblackhole(self, isp: str) -> None:
         """Let everything through again."""
-        self._break(isp, blackhole=False, gateway=True)
+        self._break(isp, dead_versions=frozenset(), gateway=True)
 
     @verb
     def lose(self, isp: str, percent: float, direction: Direction = "down") -> None:
@@ -411,7 +416,7 @@ class Lab:
         log.unlink(missing_ok=True)
         command = (sys.executable, "-m", "tests.lab.delay", device, str(milliseconds), str(jitter))
         self._delays[isp] = core.start(*command, log=log)
-        until(lambda: "ready" in log.read_text(), within=5, what=f"{device} is up")
+        until(lambda: "ready" in log.read_text(), within=PATIENCE_SECONDS, what=f"{device} is up")
         # The rules stay when the device goes: then the table is empty, and main decides.
         table = 1000 + plan.number
         core.ip(*(f"route add {default} dev {device} table {table}" for default in ("0.0.0.0/0", "::/0")))

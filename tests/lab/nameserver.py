@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .netns import Box, LabError, end
-from .poll import until
+from .poll import PATIENCE_SECONDS, until
 from .topology import ZONE
 
 
@@ -78,7 +78,7 @@ class Nameserver:
         self.box.start("knotd", "-c", str(self._conf), log=self._dir / "knotd.log")
 
     def await_ready(self) -> None:
-        until(lambda: self._knotc("zone-status", ZONE), within=10, what="knotd is up")
+        until(lambda: self._knotc("zone-status", ZONE), within=PATIENCE_SECONDS, what="knotd is up")
 
     @property
     def _conf(self) -> Path:
@@ -159,7 +159,7 @@ class Nameserver:
             log.unlink(missing_ok=True)
             command = (sys.executable, "-m", "tests.lab.slow_dns", str(_SLOW_PORT), str(seconds))
             self._relay = self.box.start(*command, log=log)
-            until(lambda: "ready" in log.read_text(), within=5, what="the relay of slow_dns")
+            until(lambda: "ready" in log.read_text(), within=PATIENCE_SECONDS, what="the relay of slow_dns")
         self._filter()
         # Queries in flight keep the way they came.
         self.box.run("conntrack", "-F", check=False)

@@ -16,13 +16,13 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from .poll import PATIENCE_SECONDS
 from .wiring import Link, Namespace
 
 NETNS = Path("/run/netns")
@@ -38,7 +38,9 @@ class LabError(Exception):
     """The machine refused something that the lab needs."""
 
 
-def run(argv: Sequence[str], *, stdin: str = "", check: bool = True, timeout: float = 20) -> str:
+def run(
+    argv: Sequence[str], *, stdin: str = "", check: bool = True, timeout: float = PATIENCE_SECONDS
+) -> str:
     """Run a program to its end and return its output; LabError with its complaint if it fails."""
     done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
     if check and done.returncode:
@@ -138,11 +140,11 @@ class Box:
             *argv,
         ]
 
-    def run(self, *argv: str, stdin: str = "", check: bool = True, timeout: float = 20) -> str:
+    def run(self, *argv: str, stdin: str = "", check: bool = True, timeout: float = PATIENCE_SECONDS) -> str:
         """Run a program in here to its end and return its output."""
         return run(self._enter(argv), stdin=stdin, check=check, timeout=timeout)
 
-    def sh(self, script: str, *, check: bool = True, timeout: float = 20) -> str:
+    def sh(self, script: str, *, check: bool = True, timeout: float = PATIENCE_SECONDS) -> str:
         """Run a shell script in here and return its output."""
         return self.run("sh", "-ec", script, check=check, timeout=timeout)
 
@@ -226,6 +228,7 @@ class Box:
 # ---- many of them ----
 
 _numbers = itertools.count(1)
+_mine: set[str] = set()
 
 
 @contextlib.contextmanager
@@ -238,7 +241,9 @@ def _turn() -> Iterator[None]:
 
 def new_name() -> str:
     """The name of a lab: this process, and the how-manieth."""
-    return f"wgr{os.getpid()}x{next(_numbers)}"
+    name = f"wgr{os.getpid()}x{next(_numbers)}"
+    _mine.add(name)
+    return name
 
 
 def directory(lab: str) -> Path:
@@ -279,16 +284,25 @@ def add(lab: str, namespaces: Iterable[Namespace], links: Iterable[Link], resolv
 
 
 def remove(lab: str) -> None:
-    """Remove a lab by name: whatever still runs in its namespaces, the namespaces, its files."""
-    with contextlib.suppress(FileNotFoundError):
-        names = [name for name in os.listdir(NETNS) if name.startswith(f"{lab}-")]
-        inodes = {os.stat(NETNS / name).st_ino for name in names}
-        for pid in filter(str.isdigit, os.listdir("/proc")):
-            with contextlib.suppress(OSError):
-                if int(pid) != os.getpid() and os.stat(f"/proc/{pid}/ns/net").st_ino in inodes:
-                    os.kill(int(pid), signal.SIGKILL)
+    """Remove a lab by name: whatever still runs in its namespaces, the namespaces, its files.
+
+    Another process may be doing the same: what is gone is no error.
+    """
+    inodes = {}
+    for path in NETNS.glob(f"{lab}-*"):
+        with contextlib.suppress(OSError):
+            inodes[path.name] = path.stat().st_ino
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if int(pid) != os.getpid() and os.stat(f"/proc/{pid}/ns/net").st_ino in inodes.values():
+                os.kill(int(pid), signal.SIGKILL)
+    if inodes:
         with _turn():
-            run(["ip", "-batch", "-"], stdin="".join(f"netns del {name}\n" for name in names))
+            run(
+                ["ip", "-force", "-batch", "-"],
+                stdin="".join(f"netns del {n}\n" for n in inodes),
+                check=False,
+            )
     shutil.rmtree(directory(lab), ignore_errors=True)
 
 
@@ -302,13 +316,10 @@ def labs_present() -> set[str]:
 def sweep() -> list[str]:
     """Remove the labs whose process is dead; their names."""
     removed = []
-    for lab in sorted(labs_present()):
+    for lab in sorted(labs_present() - _mine):
         match = _OURS.fullmatch(lab)
-        if match and not os.path.exists(f"/proc/{match[1]}"):
+        # One with our process id that we did not make is of somebody dead, whose id we were given.
+        if match and (match[1] == str(os.getpid()) or not os.path.exists(f"/proc/{match[1]}")):
             remove(lab)
             removed.append(lab)
     return removed
-
-
-if __name__ == "__main__":
-    sys.exit("use: python -m tests.lab clean")

@@ -10,6 +10,9 @@ from typing import TypeVar
 T = TypeVar("T")
 
 POLL_SECONDS = 0.015
+# How long the lab itself waits for a program to start. A quarter of a second is usual; the emulated machine
+# of `make vm` on a busy host has needed half a minute.
+PATIENCE_SECONDS = 60.0
 
 
 class NotInTime(AssertionError):
@@ -31,9 +34,7 @@ def _attempt(condition: Callable[[], T]) -> tuple[T | None, str]:
 
 
 def until(condition: Callable[[], T], *, within: float, what: str = "") -> T:
-    """Poll until the condition holds and return its value; NotInTime, with the last value, after `within`
-    seconds.
-    """
+    """Poll until the condition holds and return its value; after `within` seconds NotInTime with the last."""
     start = time.monotonic()
     while True:
         value, shown = _attempt(condition)

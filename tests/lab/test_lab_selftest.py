@@ -98,6 +98,26 @@ def test_uplinks_of_other_kinds() -> None:
         assert lab.pings("web", isps[1].router4), "without NAT the internet reaches the router"
 
 
+def test_sites_with_ipv6_addresses() -> None:
+    with build(single(sites(1, families=(6, 4), more_ports=(51821,)))) as lab:
+        assert lab.router.peer("site1").endpoint == "[2001:db8:f0::1]:51820"
+        assert lab.pings("router", "site1")
+        (seen,) = lab.site().wg().peers.values()
+        assert str(seen.endpoint).startswith("[2001:db8:a1::2]:")
+        lab.drop_port("site1", 51820)
+        with lab.flow("router", "site1") as flow:
+            other = ("peer", lab.router.public_key("site1"), "endpoint", "[2001:db8:f0::1]:51821")
+            lab.router.run("wg", "set", "wg0", *other)
+            until(flow.flowing, within=2, what="the other port")
+
+
+def test_a_full_tunnel_carries_the_lan() -> None:
+    with build(dual(sites(1, more_allowed=("0.0.0.0/0",)))) as lab, lab.flow("client", "web") as flow:
+        until(flow.flowing, within=2)
+        lab.drop_port("site1", 51820)
+        until(lambda: not flow.flowing(0.3), within=2, what="nothing goes round the tunnel")
+
+
 def test_a_router_that_had_no_network_at_set_up() -> None:
     topology = single()
     routers = (dataclasses.replace(topology.routers[0], resolved=False),)
@@ -124,8 +144,8 @@ def test_netifd_has_pinned_the_endpoints(lab: Lab) -> None:
 
 @pytest.mark.vm
 def test_with_the_wireguard_of_the_kernel() -> None:
-    with build(dual(wireguard="kernel")) as lab:
-        assert lab.pings("router", "site1")
+    with build(single(wireguard="kernel")) as lab:
+        assert lab.pings("router", "site1", seconds=5)
         assert "wireguard" in lab.router.run("ip", "-d", "link", "show", "wg0")
         lab.stop_site("site1")
         lab.start_site("site1")
@@ -156,6 +176,12 @@ def test_a_black_hole_is_silent(lab: Lab, gateway: bool) -> None:
         assert lab.pings("router", lab.isp("a").gateway4, seconds=0.3) is gateway
         lab.unblackhole("a")
         until(flow.flowing, within=5)
+
+
+def test_a_black_hole_may_concern_one_ip_version_only(lab: Lab) -> None:
+    lab.blackhole("a", version=6)
+    assert lab.pings("client", "web")
+    assert not lab.pings("client", "web", version=6, seconds=0.3)
 
 
 def test_the_other_isp_is_not_concerned(lab: Lab) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .netns import Box, run
 from .openwrt import Key, Keys
-from .poll import until
+from .poll import PATIENCE_SECONDS, until
 from .topology import Router, Site, Topology, WireGuard
 
 
@@ -75,7 +75,7 @@ class Devices:
             # /var/run is an absolute link, which would lead out of the box's root.
             place = Path("/var/run/wireguard").resolve()
             socket = Path(f"/proc/{box.pid}/root{place}/{device}.sock")
-            until(socket.exists, within=10, what=f"{box.name}: wireguard-go's {socket.name}")
+            until(socket.exists, within=PATIENCE_SECONDS, what=f"{box.name}: wireguard-go's {socket.name}")
 
 
 def router_conf(router: Router, sites: Iterable[Site], keys: Keys, listen_port: int) -> str:
