@@ -313,4 +313,5 @@ def test_all_dead(router: Namespace) -> None:
     agent.settle()
     name = agent.look_up("vpn.lab.test")
     assert name.status is Status.SILENT
-    assert f"{SILENT} on wan0 (timeout)" in name.error and f"{OUTSIDE} on wan0 (unreachable)" in name.error
+    # The kernel may still be short of ICMP errors: it sends so many a second to all.
+    assert f"{SILENT} on wan0 (timeout)" in name.error and f"{OUTSIDE} on wan0 (" in name.error
