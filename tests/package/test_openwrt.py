@@ -1,0 +1,290 @@
+"""The package on OpenWrt's own programs: opkg, procd, rc.common, uci, ubus, validate_data. Skipped without.
+
+The programs are looked for on PATH. WGROUTER_OPENWRT names a directory with the scripts that belong to them:
+etc/rc.common, lib/functions.sh, lib/functions/, lib/config/uci.sh, usr/share/libubox/jshn.sh.
+
+They find their places in a root that lies over this machine's, in namespaces of its own: mounts, processes,
+network. The shell there is busybox's, as on a router.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.package.test_ipk import RECIPES, ROOT, WHEN, ipk
+
+PROGRAMS = ("opkg-cl", "procd", "ubusd", "ubus", "uci", "validate_data", "jshn", "jsonfilter", "busybox")
+BASE = os.environ.get("WGROUTER_OPENWRT", "")
+LACKING = [name for name in PROGRAMS if not shutil.which(name)] + ([] if BASE else ["WGROUTER_OPENWRT"])
+
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(
+        bool(LACKING), reason=f"{', '.join(LACKING)} not found: OpenWrt's programs are not here"
+    ),
+]
+
+UNSHARE = ("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child")
+
+# $1: a directory for the new root. Ends when its standard input does.
+SETUP = """\
+set -e
+mount -t tmpfs tmpfs "$1"
+mkdir "$1/upper" "$1/work" "$1/root"
+mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/root"
+cd "$1/root"
+for place in tmp dev sys; do mount --rbind "/$place" "$place"; done
+mount -t proc proc proc
+mount -t tmpfs tmpfs run
+mkdir -p run/ubus run/lock etc/config etc/rc.d etc/init.d
+[ -e var/run ] || ln -s ../run var/run
+tar -c -C "$BASE" . | tar -x --keep-directory-symlink
+for name in $NAMES; do ln -sf "$(command -v "$name")" "sbin/$name"; done
+rm -f bin/sh
+cp "$(command -v busybox)" bin/sh
+printf '#!/bin/bash\\nexec %s "$@"\\n' "$PYTHON" >usr/bin/python3
+chmod 755 usr/bin/python3
+ip link set lo up
+exec chroot . /bin/sh -c 'echo ready; exec cat'
+"""
+
+# In place of the agent, where only the service is looked at: says what signals it gets.
+STUB = """\
+#!/bin/bash
+echo "started $* $(grep CapEff /proc/self/status)" >>/run/log
+trap 'echo HUP >>/run/log' HUP
+trap 'echo TERM >>/run/log; exit 0' TERM
+while :; do read -r -t 1 <> <(:); done
+"""
+
+
+class Router:
+    """The root, and commands in it."""
+
+    def __init__(self, directory: Path) -> None:
+        environment = os.environ | {"BASE": BASE, "NAMES": " ".join(PROGRAMS), "PYTHON": sys.executable}
+        if shutil.which("ujail"):
+            environment["NAMES"] += " ujail"
+        self._process = subprocess.Popen(
+            [*UNSHARE, "sh", "-c", SETUP, "sh", str(directory)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+        )  # fmt: skip
+        assert self._process.stdout and self._process.stdout.readline() == "ready\n"
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        self._inside = ["nsenter", f"--target={children[0]}", "--mount", "--net", "--pid", "--root", "--wd"]
+        self.background: list[subprocess.Popen[str]] = []
+
+    def run(self, command: str, status: int | None = 0) -> str:
+        """A command of the router's shell; what it prints."""
+        done = subprocess.run(
+            [*self._inside, "/bin/sh", "-c", command], env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        assert status is None or done.returncode == status, f"{command}\n{done.stdout}{done.stderr}"
+        return done.stdout + done.stderr
+
+    def start(self, command: str) -> None:
+        """A command that goes on."""
+        self.background.append(
+            subprocess.Popen(
+                [*self._inside, *shlex.split(command)], env={"PATH": "/sbin:/bin:/usr/bin"}, text=True
+            )
+        )
+
+    def until(self, command: str, condition: Callable[[str], object], within: float = 10.0) -> str:
+        """Ask until the answer is as it should be."""
+        end = time.monotonic() + within
+        while True:
+            said = self.run(command, None)
+            if condition(said):
+                return said
+            assert time.monotonic() < end, f"{command}: still {said!r} after {within} s"
+
+    def close(self) -> None:
+        for process in self.background:
+            process.kill()
+            process.wait()
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream:
+                stream.close()
+
+
+@pytest.fixture
+def router(tmp_path: Path) -> Iterator[Router]:
+    """ubusd and procd run; an empty network configuration."""
+    (tmp_path / "mount").mkdir()
+    router = Router(tmp_path / "mount")
+    try:
+        router.start("ubusd")
+        router.until("ubus list", lambda said: "Failed" not in said)
+        router.start("procd")
+        router.until("ubus list", lambda said: "service" in said)
+        router.run("mkdir -p /usr/lib/opkg/info /var/lock /etc/config; touch /etc/config/network")
+        (tmp_path / "opkg.conf").write_text(f"dest root /\nlists_dir ext {tmp_path}/lists\narch all 1\n")
+        (tmp_path / "status").write_text(
+            "".join(
+                f"Package: {name}\nVersion: 1\nStatus: install user installed\nArchitecture: all\n\n"
+                for name in RECIPES["wgrouter"].depends
+            )
+        )
+        router.run(f"cp {tmp_path}/status /usr/lib/opkg/status")
+        yield router
+    finally:
+        router.close()
+
+
+def package(directory: Path, release: str = "1") -> Path:
+    """The package, as a later release if wanted."""
+    the = RECIPES["wgrouter"]
+    later = ipk.Recipe(the.name, {**the.variables, "PKG_RELEASE": release}, the.sections)
+    path = directory / later.file
+    path.write_bytes(ipk.build(later, WHEN)[0])
+    return path
+
+
+def opkg(router: Router, directory: Path, *words: str | Path) -> str:
+    arguments = " ".join(map(str, words))
+    return router.run(f"opkg-cl -f {directory}/opkg.conf {arguments}")
+
+
+def ours(router: Router) -> set[str]:
+    """Files that belong to us, or that we might have left; not rc.common's lock, which any service has."""
+    ours = "\\( -name '*wgrouter*' -o -path '*/wgrouter/*' \\) ! -type d ! -name 'procd_*.lock'"
+    found = router.run(f"find /etc /usr /lib/ /run /var/run/ -xdev {ours} 2>/dev/null", None).split()
+    return {line for line in found if "/opkg/" not in line and "/src/" not in line}
+
+
+def test_the_service_under_procd(router: Router, tmp_path: Path) -> None:
+    """Start, status, reload by both configurations, death and return, a clean stop that is waited for."""
+    ipk.lay_out(ipk.contents("wgrouter"), tmp_path / "tree")
+    (tmp_path / "tree/usr/bin/wgrouter").write_text(STUB)
+    router.run(f"tar -c -C {tmp_path}/tree . | tar -x --keep-directory-symlink -C /")
+    service = "/etc/init.d/wgrouter"
+    assert router.run(f"{service} status", 3) == "inactive\n"
+    router.run(f"{service} start")
+    router.until(f"{service} status", lambda said: said == "running\n")
+    router.until("cat /run/log", lambda said: "started run" in said)
+    if shutil.which("ujail"):
+        assert "CapEff:\t0000000000003000" in router.run("cat /run/log")  # CAP_NET_ADMIN, CAP_NET_RAW
+    router.run(f"{service} reload")
+    router.until("cat /run/log", lambda said: said.count("HUP") == 1)
+    for package in ("wgrouter", "network"):
+        before = router.run("cat /run/log").count("HUP")
+        event = f'{{"type":"config.change","data":{{"package":"{package}"}}}}'
+        router.run(f"ubus call service event '{event}'")
+        router.until("cat /run/log", lambda said, before=before: said.count("HUP") == before + 1)  # type: ignore[misc]
+    router.run("kill -9 $(pidof -s wgrouter || pgrep -f '^/bin/bash /usr/bin/wgrouter')", None)
+    router.until("cat /run/log", lambda said: said.count("started") == 2)
+    router.until(f"{service} status", lambda said: said == "running\n")
+    router.run(f"{service} stop")
+    assert router.run("cat /run/log").endswith("TERM\n")  # it has ended when `stop` returns
+    assert router.run(f"{service} status", 3) == "inactive\n"
+    said = router.run('ubus call service validate \'{"package":"wgrouter"}\'')
+    router.run(f"{service} restart")
+    assert router.until(f"{service} status", lambda said: said == "running\n")
+    assert "log_level" in said or "log_level" in router.run(
+        'ubus call service validate \'{"package":"wgrouter"}\''
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "good"),
+    [
+        ("", True),
+        ("option enabled '0'", True),
+        ("option enabled 'perhaps'", False),
+        ("option log_level 'loud'", False),
+    ],
+)
+def test_procds_validation(router: Router, text: str, good: bool) -> None:
+    router.run(f"printf 'config wgrouter main\\n\\t%s\\n' \"{text}\" >/etc/config/wgrouter")
+    rules = '\'enabled:bool:1\' \'log_level:or("debug","info","warning","error"):info\''
+    said = router.run(f"validate_data wgrouter wgrouter main {rules}; echo status $?", None)
+    assert ("status 0" in said) is good, said
+
+
+def test_install_upgrade_and_remove(router: Router, tmp_path: Path) -> None:
+    """An edited configuration survives the upgrade and the removal, and nothing else does."""
+    before = ours(router)
+    opkg(router, tmp_path, "install", package(tmp_path))
+    assert "wgrouter - 0.1.0-r1" in opkg(router, tmp_path, "list-installed")
+    assert router.run("ls /etc/rc.d").split() == ["K85wgrouter", "S25wgrouter"]
+    assert router.run("stat -c %a /etc/config/wgrouter /usr/bin/wgrouter").split() == ["600", "755"]
+    assert "/etc/uci-defaults/90-wgrouter" not in ours(router)  # it has run
+    assert "wgrouter" in router.run("ubus call service list")
+    router.run("uci set wgrouter.main=wgrouter; uci set wgrouter.main.log_level=warning; uci commit wgrouter")
+    assert router.run("uci get wgrouter.main.log_level") == "warning\n"
+    opkg(router, tmp_path, "install", package(tmp_path, "2"))
+    assert "wgrouter - 0.1.0-r2" in opkg(router, tmp_path, "list-installed")
+    assert router.run("uci get wgrouter.main.log_level") == "warning\n"
+    router.run("rm -f /etc/config/wgrouter-opkg")  # the new default, beside the edited one
+    opkg(router, tmp_path, "remove", "wgrouter")
+    assert ours(router) - before == {"/etc/config/wgrouter"}
+    assert router.run("ls /etc/rc.d") == ""
+    assert "wgrouter" not in router.run("ubus call service list")
+    assert router.run("uci get wgrouter.main.log_level") == "warning\n"
+
+
+def test_an_untouched_configuration_goes_with_the_package(router: Router, tmp_path: Path) -> None:
+    before = ours(router)
+    opkg(router, tmp_path, "install", package(tmp_path))
+    opkg(router, tmp_path, "remove", "wgrouter")
+    assert ours(router) == before
+
+
+@pytest.mark.skipif(not (ROOT / "wgrouter/daemon.py").exists(), reason="there is no daemon yet")
+def test_the_agent_on_the_router(router: Router, tmp_path: Path) -> None:
+    """Installed by opkg, started by procd, reached over ubus; gone without a trace when it is removed."""
+    network = """\
+        config interface 'wan'
+            option device 'eth1'
+            option proto 'static'
+            option ipaddr '192.0.2.2/24'
+            option gateway '192.0.2.1'
+    """
+    (tmp_path / "network").write_text(textwrap.dedent(network))
+    for number in (1, 2):
+        router.run(
+            f"ip link add eth{number} type veth peer name isp{number} && ip link set isp{number} up && "
+            f"ip link set eth{number} up && ip addr add 192.0.{number}.2/24 dev eth{number} && "
+            f"ip route add default via 192.0.{number}.1 dev eth{number} metric {number}0"
+        )
+    before = (ours(router), state(router))
+    router.run(f"cp {tmp_path}/network /etc/config/network")
+    opkg(router, tmp_path, "install", package(tmp_path))
+    router.until("ubus list", lambda said: {"wgrouter", "luci.wgrouter"} <= set(said.split()), 30)
+    assert "interfaces" in router.run("ubus call wgrouter wans")
+    router.run("wgrouter status")
+    router.until("ip rule", lambda said: "proto" in said or "60" in said, 15)
+    latencies = []
+    for _ in range(20):
+        began = time.perf_counter()
+        router.run("ACTION=ifup INTERFACE=wan DEVICE=eth1 . /etc/hotplug.d/iface/90-wgrouter")
+        latencies.append((time.perf_counter() - began) * 1000)
+    print(f"hotplug script, with nsenter and sh: median {statistics.median(latencies):.1f} ms")
+    router.run("/etc/init.d/wgrouter reload")
+    assert router.run("/etc/init.d/wgrouter status") == "running\n"
+    opkg(router, tmp_path, "remove", "wgrouter")
+    assert not re.search(r"wgrouter", router.run("ps | grep -v grep", None))
+    assert (ours(router), state(router)) == before
+
+
+def state(router: Router) -> dict[str, str]:
+    """What the agent could leave in the kernel."""
+    commands = ("ip rule", "ip -6 rule", "ip route show table all type unicast", "nft list tables")
+    return {command: re.sub(r"expires \d+sec", "", router.run(command, None)) for command in commands}
