@@ -1,7 +1,16 @@
 """Asks a running agent at its unix socket: what every command of the command line but `run` and `check` does.
 
 Imports as little as a question needs, for a router's CPU. The agent's half, with the protocol, is
-ports/control.py.
+ports/control.py. What the command line asks, and what it draws of the answer (--json prints all of it):
+
+    status                       → the object of core/report.py
+    explain {subject}            → a list of explanations; without a subject of everything
+    plan                         → {effects: [text], findings: […], problems: […]}
+    journal {count, after, every} → {entries: Journal.tail(…), last: number of the last step}
+    dump                         → {lines: Journal.lines()}
+    switch {wan, seconds}        → {text} or anything; wan "auto" lets the agent choose, seconds 0 is for good
+    refresh                      → {text} or anything
+    reload                       → {taken: bool, problems: [text or the fields of a Problem]}
 """
 
 from __future__ import annotations

@@ -289,6 +289,20 @@ def test_a_state_that_drifts_is_found_at_the_next_checkpoint_and_said_where() ->
     assert found[0].recorded == "last_at 13"
 
 
+def test_after_a_checkpoint_replay_goes_on_from_what_was_recorded() -> None:
+    class Slipping(Toy):
+        def handle(self, event: Event, now: float) -> Step:
+            step = super().handle(event, now)
+            if self.state.steps == 7:
+                self.state = replace(self.state, steps=8)
+            return step
+
+    journal, _ = recorded(40, entries=40)
+    found = replay(read_back(journal), Slipping)
+    assert [one.step for one in found if one.part == "state"] == [10]
+    assert {one.step for one in found} <= {8, 9, 10}
+
+
 def test_an_engine_that_breaks_is_a_difference() -> None:
     class Broken(Toy):
         def handle(self, event: Event, now: float) -> Step:

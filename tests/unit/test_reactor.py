@@ -102,14 +102,15 @@ def test_events_are_handled_in_the_order_they_came(bench: Bench) -> None:
 def test_an_event_that_begets_itself_starves_neither_descriptor_nor_timer(
     bench: Bench, pipe: tuple[int, int]
 ) -> None:
-    seen = []
-    os.write(pipe[1], b"x")
+    seen: list[str] = []
     bench.reactor.watch(pipe[0], read_and(pipe[0], lambda: seen.append("descriptor")))
-    bench.reactor.call_at(START, lambda: seen.append("timer"))
     bench.reactor.post(Replied(1, 0))
 
     def beget(event: Event, now: float) -> float:
         bench.reactor.post(event)
+        if len(bench.handled) == 1:
+            os.write(pipe[1], b"x")
+            bench.reactor.call_at(now, lambda: seen.append("timer"))
         if len(bench.handled) == 10:
             bench.reactor.stop()
         return NEVER
@@ -418,6 +419,7 @@ def test_other_signals_call_back_in_the_loop_and_twins_are_one(bench: Bench) -> 
     for _ in range(20):
         bench.reactor.call_at(START + 0.1, kill(signal.SIGHUP))
     bench.reactor.call_at(START + 0.1, kill(signal.SIGUSR1))
+    bench.reactor.call_at(START + 0.5, lambda: bench.reactor.post_threadsafe(Woke()))
     bench.run()
     assert len(reloads) == 2
 
@@ -469,6 +471,13 @@ def test_what_threads_post_arrives_and_in_each_threads_order() -> None:
     for name in "abcd":
         mine = [event.verb for event in got if isinstance(event, Commanded) and event.verb[0] == name]
         assert mine == [f"{name}{number}" for number in range(100)]
+
+
+def test_what_threads_post_later_arrives_too(bench: Bench) -> None:
+    for number in range(3):
+        event = Replied(number, 0)
+        bench.reactor.call_at(START + number / 10, lambda event=event: bench.reactor.post_threadsafe(event))  # type: ignore[misc]
+    assert len(bench.run()) == 3
 
 
 def test_a_flood_from_a_thread_is_bounded_and_said(bench: Bench) -> None:

@@ -27,7 +27,7 @@ from wgrouter.core.model import DeviceSeen, Instant, Net
 SCHEMA = 1
 SEGMENTS = 4  # the ring holds between three quarters of its bounds and all of them
 ENTRIES = 512
-SIZE = 2 << 20  # bytes, as `_weigh` estimates them
+SIZE = 1 << 20  # bytes, as `_weigh` estimates them
 NOTABLE = 256  # findings remembered for people when their step has left the ring
 BUILT = 1_735_689_600  # 2025-01-01: a wall clock before this has never been set
 
