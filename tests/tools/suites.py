@@ -52,8 +52,8 @@ def pytest_stage(kind: str, which: str, marks: str, limit_s: int) -> Stage:
 def stages() -> list[Stage]:
     """All stages, in order: the fast ones first."""
     return [
-        *(pytest_stage("unit", which, "not lab and not vm", 600) for which in SETS),
-        *(pytest_stage("lab", which, "lab", 900) for which in SETS),
+        *(pytest_stage("unit", which, "not lab and not vm", 480) for which in SETS),
+        *(pytest_stage("lab", which, "lab", 600) for which in SETS),
         Stage("vm", ["make", "--no-print-directory", "vm"], 900),
     ]
 

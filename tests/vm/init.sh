@@ -31,10 +31,14 @@ mount -t devpts devpts /root/dev/pts
 for directory in dev/shm tmp run var/tmp; do
     mount -t tmpfs -o mode=1777 tmpfs "/root/$directory"
 done
-# /run is in memory, and the host's /tmp is out of sight: the tree under test may lie there, so show that again.
+# The host's /tmp is out of sight now. The tree under test may lie there, so show that again, writable as before.
 repository=$(cat /repository)
 mkdir -p "/root$repository" "/root/run/out"
-[ -e "/root$repository/Makefile" ] || mount --bind "/host$repository" "/root$repository" || fail 'no repository'
+if ! [ -e "/root$repository/Makefile" ]; then
+    mkdir /layer/upper2 /layer/work2
+    mount -t overlay -o "lowerdir=/host$repository,upperdir=/layer/upper2,workdir=/layer/work2" overlay \
+        "/root$repository" || fail 'no repository'
+fi
 mount -t 9p -o "rw,cache=none,$options" out /root/run/out || fail 'nowhere to write the result to'
 
 # What modprobe looks into: the unpacked kernel's modules, whatever this machine's own /lib/modules holds.
