@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -31,7 +32,7 @@ from wgrouter.core.messages import (
 )
 from wgrouter.core.model import EVERYTHING, NEVER, DeviceSeen, Endpoint, Link, Nameserver, Net, PeerSeen
 from wgrouter.core.settings import HostPort, Peer, Settings, Tunnel, Wan
-from wgrouter.shell.journal import NOTABLE, SEGMENTS, Journal, brief, last_words, wall_time
+from wgrouter.shell.journal import NOTABLE, SEGMENTS, Journal, brief, last_words, save, wall_time
 from wgrouter.shell.replay import Difference, JournalError, Recording, classes, read, replay
 
 # ---- an engine that is easy to predict -----------------------------------------------------------------
@@ -239,6 +240,21 @@ def test_a_tee_has_what_the_ring_lost() -> None:
     assert recording.steps >= 97
     assert replay(recording, Toy) == []
     assert failures == []
+
+
+def test_a_ring_is_saved_whole_for_root_alone_and_replays(tmp_path: Path) -> None:
+    journal, engine = recorded(30)
+    event = Commanded("switch", {"wan": "\udc80"})  # half a surrogate pair
+    journal.record(event, 99.0, engine.handle(event, 99.0), engine.state)
+    path = tmp_path / "journal.jsonl"
+    path.write_text("old")
+    save(journal, str(path))
+    with path.open("rb") as file:
+        recording = read(file, KNOWN)
+    assert recording.steps == 31
+    assert replay(recording, Toy) == []
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [entry.name for entry in tmp_path.iterdir()] == ["journal.jsonl"]
 
 
 def test_a_full_disk_ends_the_tee_and_not_the_agent() -> None:

@@ -10,8 +10,8 @@ Written as JSON lines: a header, then checkpoints and steps in order (`replay.py
 from __future__ import annotations
 
 import json
+import os
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
@@ -305,8 +305,21 @@ def _brief(value: Any, depth: int) -> str:
     return str(value)
 
 
+def save(journal: Journal, path: str) -> None:
+    """Write the whole ring to a file for root alone, all of it or none. OSError if that cannot be."""
+    half_done = f"{path}.new"
+    descriptor = os.open(half_done, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    # Half a surrogate pair, as a file of the user may hold, is written as JSON's own escape for it.
+    with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+        for line in journal.lines():
+            file.write(line + "\n")
+    os.replace(half_done, path)
+
+
 def last_words(error: BaseException, journal: Journal | None, count: int = 10) -> list[str]:
     """For the log when our own fault ends the process: the traceback, and the last steps before it."""
+    import traceback  # half a MiB that a healthy agent does not need
+
     lines = [line for part in traceback.format_exception(error) for line in part.rstrip().splitlines()]
     if journal is not None:
         for entry in journal.tail(count, every=True):
