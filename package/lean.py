@@ -1,4 +1,4 @@
-"""Python as a router needs it: without comments, docstrings and types, and with one space of indentation.
+"""Python as a router needs it: without comments, docstrings, types, and spaces that nobody needs.
 
 These are more than half of what the package would take of its flash. What is left says the same to the
 interpreter, and can still be read where something fails: names and statements stay as they are. Line numbers
@@ -8,7 +8,9 @@ do not; `python3 package/build_ipk.py --tree DIRECTORY` gives the files that a t
 from __future__ import annotations
 
 import ast
+import io
 import re
+import tokenize
 from collections.abc import Iterable, Mapping
 
 # Modules that are imported for types and nothing else: what of them is not used any more may go.
@@ -20,10 +22,29 @@ def lean(source: str, keep: frozenset[str] = frozenset()) -> str:
     tree = _Slimmer().visit(ast.parse(source))
     _drop_imports(tree, keep)
     text = ast.unparse(ast.fix_missing_locations(tree))
-    text = re.sub(r"^( {4})+", lambda found: " " * (len(found[0]) // 4), text, flags=re.MULTILINE) + "\n"
-    if ast.dump(ast.parse(text)) != ast.dump(ast.parse(ast.unparse(tree))):
-        raise SystemExit("indentation was part of a string: say it with \\n")
-    return text
+    slim = (
+        _tight(re.sub(r"^( {4})+", lambda found: " " * (len(found[0]) // 4), text, flags=re.MULTILINE)) + "\n"
+    )
+    if ast.dump(ast.parse(slim)) != ast.dump(ast.parse(text)):
+        raise SystemExit(f"this would mean something else: {text[:200]!r}…")
+    return slim
+
+
+def _tight(text: str) -> str:
+    """Without blank lines, and without spaces around operators; what lies inside an f-string stays."""
+    lines = text.splitlines()
+    cuts: dict[int, list[tuple[int, int]]] = {}
+    last, strings = None, 0
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        kind = tokenize.tok_name[token.type]
+        strings += (kind == "FSTRING_START") - (kind == "FSTRING_END")  # of Python 3.12 and later
+        if last and not strings and token.start[0] == last.end[0] and tokenize.OP in (token.type, last.type):
+            cuts.setdefault(token.start[0], []).append((last.end[1], token.start[1]))
+        last = token
+    for row, gaps in cuts.items():
+        for start, end in reversed(gaps):
+            lines[row - 1] = lines[row - 1][:start] + lines[row - 1][end:]
+    return "\n".join(line for line in lines if line)
 
 
 def taken(sources: Iterable[str], package: str) -> Mapping[str, frozenset[str]]:

@@ -107,6 +107,20 @@ def test_hotplug_starts_no_python() -> None:
     assert len([line for line in code if line]) <= 12
 
 
+@pytest.mark.skipif(not shutil.which("strace"), reason="strace not found: exec cannot be traced")
+@shells
+def test_hotplug_executes_the_ubus_program_and_nothing_else(shell: list[str], tmp_path: Path) -> None:
+    (tmp_path / "ubus").symlink_to(shutil.which("true") or "")
+    trace = tmp_path / "trace"
+    tracer = ["strace", "-f", "-qq", "-e", "trace=execve,execveat", "-e", "signal=none", "-o", str(trace)]
+    done = sourced([*tracer, *shell], HOTPLUG, tmp_path, ACTION="ifup", INTERFACE="wan", DEVICE="eth1")
+    if "ptrace" in done.stderr.lower():
+        pytest.skip(f"tracing is not allowed here: {done.stderr.strip()}")
+    assert done.stdout == "ended\n"
+    executed = re.findall(r'execve\("([^"]+)".* = 0$', trace.read_text(), re.M)
+    assert [Path(name).name for name in executed] == [Path(shell[0]).name, "ubus"]
+
+
 # ---------------------------------------------------------------- procd
 
 RC = """\

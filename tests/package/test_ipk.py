@@ -358,34 +358,26 @@ class Value:
 def only() -> None:
     """Doc."""
 '''
-    slim = lean.lean(source, frozenset({"Any"}))
-    assert (
-        slim
-        == """\
-from __future__ import annotations
-import os
-from dataclasses import dataclass
-from typing import Any, Protocol
-LIMIT = 3
-
-class Loop(Protocol):
- pass
-
-@dataclass(frozen=True)
-class Value:
- a: int
- b: tuple[str, ...] = ()
-
- @property
- def c(self):
-  text = 'a\\n    b' + f'{self.a}\\n        {self.b}'
-  rest = [text]
-  return lambda: len(rest)
-
-def only():
- pass
-"""
-    )
+    assert lean.lean(source, frozenset({"Any"})).splitlines() == [
+        "from __future__ import annotations",
+        "import os",
+        "from dataclasses import dataclass",
+        "from typing import Any,Protocol",
+        "LIMIT=3",
+        "class Loop(Protocol):",
+        " pass",
+        "@dataclass(frozen=True)",
+        "class Value:",
+        " a:int",
+        " b:tuple[str,...]=()",
+        " @property",
+        " def c(self):",
+        "  text='a\\n    b'+f'{self.a}\\n        {self.b}'",
+        "  rest=[text]",
+        "  return lambda:len(rest)",
+        "def only():",
+        " pass",
+    ]
 
 
 # ---------------------------------------------------------------- what is in it works
