@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import errno
+import functools
 import gc
 import itertools
 import os
@@ -34,13 +35,17 @@ BOTH = [pytest.param("go", marks=pytest.mark.lab), pytest.param("kernel", marks=
 _numbers = itertools.count()
 
 
-def keypair() -> tuple[str, str]:
-    private = run("wg", "genkey").strip()
-    return private, run("wg", "pubkey", given=private).strip()
-
-
 def random_key() -> str:
+    """A preshared key, or the public key of somebody who is not there."""
     return base64.b64encode(os.urandom(32)).decode()
+
+
+def private_key() -> str:
+    """As `wg genkey` makes them: clamped (RFC 7748)."""
+    key = bytearray(os.urandom(32))
+    key[0] &= 248
+    key[31] = key[31] & 127 | 64
+    return base64.b64encode(key).decode()
 
 
 class Device:
@@ -50,13 +55,17 @@ class Device:
         self.ns = ns
         self.kind = kind
         self.name = f"wt{os.getpid()}x{next(_numbers)}"
-        self.private, self.public = keypair()
+        self.private = private_key()
         if kind == "kernel":
             ns.ip("link", "add", self.name, "type", "wireguard")
         else:
             ns.start("wireguard-go", self.name, WG_PROCESS_FOREGROUND="1", LOG_LEVEL="error")
             until((DIRECTORY / f"{self.name}.sock").exists)
         self.conf(f"[Interface]\nPrivateKey = {self.private}\n")
+
+    @functools.cached_property
+    def public(self) -> str:
+        return run("wg", "pubkey", given=self.private).strip()
 
     def conf(self, text: str) -> None:
         self.ns.run("wg", "addconf", self.name, "/dev/stdin", given=text)
@@ -140,18 +149,26 @@ def comparable(peers: dict[str, PeerSeen]) -> dict[str, PeerSeen]:
 @pytest.fixture
 def peers(device: Device) -> list[str]:
     """Keys of four peers with something of everything."""
-    keys = [keypair()[1] for _ in range(4)]
+    keys = [random_key() for _ in range(4)]
     psk = random_key()
-    device.peer(
-        keys[0],
-        "Endpoint = 192.0.2.1:51820",
-        "AllowedIPs = 10.1.0.0/16, fd00:1::/64",
-        f"PresharedKey = {psk}",
-        "PersistentKeepalive = 25",
-    )
-    device.peer(keys[1], "Endpoint = [2001:db8::77]:4500", "AllowedIPs = 10.2.0.0/16")
-    device.peer(keys[2], "AllowedIPs = 10.3.0.0/16, 10.4.0.1/32, ::/0, 0.0.0.0/0")
-    device.peer(keys[3], "Endpoint = 192.0.2.4:4")
+    device.conf(f"""
+        [Peer]
+        PublicKey = {keys[0]}
+        Endpoint = 192.0.2.1:51820
+        AllowedIPs = 10.1.0.0/16, fd00:1::/64
+        PresharedKey = {psk}
+        PersistentKeepalive = 25
+        [Peer]
+        PublicKey = {keys[1]}
+        Endpoint = [2001:db8::77]:4500
+        AllowedIPs = 10.2.0.0/16
+        [Peer]
+        PublicKey = {keys[2]}
+        AllowedIPs = 10.3.0.0/16, 10.4.0.1/32, ::/0, 0.0.0.0/0
+        [Peer]
+        PublicKey = {keys[3]}
+        Endpoint = 192.0.2.4:4
+    """)
     return keys
 
 
@@ -322,7 +339,7 @@ def test_a_taken_port(ns: Namespace, device: Device, wireguard: WireGuard, peers
 
 def test_an_unknown_peer_is_not_made(device: Device, wireguard: WireGuard, peers: list[str]) -> None:
     before = device.dump()
-    gone = keypair()[1]
+    gone = random_key()
     wireguard.set_endpoint(device.name, gone, Endpoint("192.0.2.9", 9))
     wireguard.set_keepalive(device.name, gone, 25)
     wireguard.provoke(device.name, gone, 25)
