@@ -30,6 +30,7 @@ Verbs are methods of Lab; each returns when what it says is so; heal() undoes th
     sites     move_site drop_port open_port stop_site start_site
     names     move publish nxdomain lie servfail stop_dns start_dns slow_dns
 Questions:    lab.query(name) lab.pings(source, to) lab.router.peer(site) lab.router.wg() lab.site(name).wg()
+              lab.count(box, match).packets, e.g. lab.count("isp-b", "ip daddr 192.0.2.80")
 Traffic:      lab.flow() lab.connects() lab.download(), each with .outage(since) .flowing() .answers .stop()
 Broker:       single(broker=True), then lab.broker.subscribe() .publish() .stop() .freeze() .use_certificate()
 Waiting:      until(condition, within=s, what=…) and stays(condition, during=s, what=…), and no other way.
@@ -38,7 +39,7 @@ By hand:      `python -m tests.lab` opens a prompt; `… clean` removes what a k
 """
 
 from .agent import Agent
-from .lab import Lab, LabRouter, LabSite, build, now, standing
+from .lab import Counter, Lab, LabRouter, LabSite, build, now, standing
 from .nameserver import Answer
 from .netns import Box, LabError
 from .poll import NotInTime, stays, until
@@ -50,6 +51,7 @@ __all__ = [
     "Answer",
     "Box",
     "Connects",
+    "Counter",
     "Download",
     "Flow",
     "Isp",

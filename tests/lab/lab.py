@@ -186,6 +186,23 @@ class LabSite:
         return wireguard.show(self.box, "wg0")
 
 
+class Counter:
+    """How many packets came to a box and matched an nft expression, since this was made."""
+
+    def __init__(self, box: Box, table: str, match: str) -> None:
+        self._box = box
+        self._table = table
+        # Before anything of the box itself sees them, and may drop or translate them.
+        hook = "type filter hook prerouting priority -350;"
+        box.nft(f"table inet {table} {{\n chain seen {{ {hook}\n {match} counter\n }}\n}}")
+
+    @property
+    def packets(self) -> int:
+        listed = self._box.run("nft", "list", "table", "inet", self._table)
+        (found,) = re.findall(r"counter packets (\d+)", listed)
+        return int(found)
+
+
 class Lab:
     """All boxes of a topology. Verbs name an ISP by its letter, a site and a DNS name by "site1"."""
 
@@ -200,6 +217,7 @@ class Lab:
         self._dead_addresses: set[str] = set()
         self._delays: dict[str, subprocess.Popen[bytes]] = {}
         self._delay_rules: set[str] = set()
+        self._counters = 0
         self.dns: Nameserver
         self.broker: Broker
         self.keys: openwrt.Keys
@@ -359,6 +377,11 @@ class Lab:
         """Whether one ICMP echo is answered in time, with `ping` as the witness."""
         argv = ("ping", "-n", "-c1", f"-W{seconds:g}", self.address(to, version))
         return ", 1 received" in self._box(source).run(*argv, check=False)
+
+    def count(self, box: str, match: str) -> "Counter":
+        """Count packets that arrive at a box and match, e.g. count("isp-b", "ip daddr 192.0.2.80")."""
+        self._counters += 1
+        return Counter(self._box(box), f"count{self._counters}", match)
 
     # ---- verbs: the paths
 

@@ -114,6 +114,9 @@ def test_sites_with_ipv6_addresses() -> None:
 def test_a_full_tunnel_carries_the_lan() -> None:
     with build(dual(sites(1, more_allowed=("0.0.0.0/0",)))) as lab, lab.flow("client", "web") as flow:
         until(flow.flowing, within=2)
+        clear = [lab.count(box, "ip daddr 192.0.2.80") for box in ("isp-a", "isp-b", "site1")]
+        until(lambda: clear[2].packets > 10, within=2, what="the site sees them come out")
+        assert [counter.packets for counter in clear[:2]] == [0, 0]
         lab.drop_port("site1", 51820)
         until(lambda: not flow.flowing(0.3), within=2, what="nothing goes round the tunnel")
 
