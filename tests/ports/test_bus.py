@@ -118,7 +118,7 @@ class World:
         if self.kind == "real":
             command = ["ubusd", "-s", self.path]
         self.daemon = subprocess.Popen(command)
-        self.wait(lambda: not port.knock(self.path, 0.05))
+        self.wait(lambda: not port.knock(self.path, 0.2))
 
     def kill(self) -> None:
         assert self.daemon is not None
@@ -137,7 +137,7 @@ class World:
         self.loop.unwatch(peer.fileno())
         peer.close()
 
-    def wait(self, condition: Callable[[], object], within: float = 5.0) -> float:
+    def wait(self, condition: Callable[[], object], within: float = 20.0) -> float:
         """Turn the loop, and look at things that do not wake it (a process, a file) every 10 ms."""
 
         def again() -> None:
@@ -572,7 +572,7 @@ def test_ubusd_restarted_ten_times(world: World) -> None:
     counts = []
     for _ in range(10):
         world.kill()
-        world.loop.until(lambda: not world.bus.connected, 1)
+        world.loop.until(lambda: not world.bus.connected, 3)
         world.boot()
         assert world.wait(lambda: world.bus.connected, 3) < 3
         peer = world.peer()
@@ -586,7 +586,7 @@ def test_ubusd_restarted_ten_times(world: World) -> None:
 
 def test_ubusd_gone_for_long_is_back_within_3_s_of_its_return(world: World) -> None:
     world.kill()
-    world.loop.until(lambda: not world.bus.connected, 1)
+    world.loop.until(lambda: not world.bus.connected, 3)
     for _ in range(30):
         world.loop.skip(10)
         world.loop.turn()

@@ -42,7 +42,7 @@ class Stage:
     def idle(self) -> bool:
         return self.hooks._child is None and not self.hooks.waiting
 
-    def done(self, within: float = 5.0) -> None:
+    def done(self, within: float = 20.0) -> None:
         self.loop.until(self.idle, within)
 
 

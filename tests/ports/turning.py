@@ -68,7 +68,7 @@ class Turning:
             if not timer.cancelled:
                 timer.callback()
 
-    def until(self, condition: Callable[[], object], within: float = 5.0) -> float:
+    def until(self, condition: Callable[[], object], within: float = 20.0) -> float:
         """Turn until the condition holds; the seconds it took. AssertionError after `within` seconds."""
         start = time.monotonic()
         while not condition():
