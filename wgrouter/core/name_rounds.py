@@ -264,24 +264,25 @@ class Draft:
             return
         task = replace(task, spent=(*task.spent, flight.server))
         reading = answers.read(event.records, task.name, task.type, task.passed)
-        verdict = Verdict(Status.FRESH, label(flight.server), at=self.now)
-        no = replace(verdict, status=Status.EMPTY, error="no such record", ttl=float(event.negative_ttl))
+        server, soa = label(flight.server), float(event.negative_ttl)
         if event.rcode not in ("NOERROR", "NXDOMAIN"):
-            self._heard(key, index, task, replace(verdict, status=Status.REFUSED, error=event.rcode))
+            self._heard(key, index, task, Verdict(Status.REFUSED, server, event.rcode, at=self.now))
         elif reading.fault:
-            self._heard(key, index, task, replace(verdict, status=Status.REFUSED, error=reading.fault))
+            self._heard(key, index, task, Verdict(Status.REFUSED, server, reading.fault, at=self.now))
         elif event.rcode == "NXDOMAIN":
-            self._heard(key, index, task, replace(no, status=Status.MISSING, error="NXDOMAIN"))
+            self._heard(key, index, task, Verdict(Status.MISSING, server, "NXDOMAIN", "", soa, self.now))
         elif reading.data:
             found = self._services_found if task.type == SRV else self._addresses_found
-            found(key, index, task, reading.data, replace(verdict, ttl=min(task.ttl, reading.ttl)))
-        elif reading.end != task.name and not event.negative_ttl:
+            verdict = Verdict(Status.FRESH, server, ttl=min(task.ttl, reading.ttl), at=self.now)
+            found(key, index, task, reading.data, verdict)
+        elif reading.end != task.name and not soa:
             # It knows the alias's zone alone: the target is elsewhere. A SOA would mean "no such record".
             ttl = min(task.ttl, reading.ttl)
             onward = Task(task.target, task.type, reading.end, self.now, reading.passed, ttl)
             self._put(key, index, replace(onward, tried=task.tried))
         else:
-            self._heard(key, index, task, no)
+            verdict = Verdict(Status.EMPTY, server, "no such record", "", soa, self.now)
+            self._heard(key, index, task, verdict)
 
     def _services_found(
         self, key: str, index: int, task: Task, data: tuple[str, ...], verdict: Verdict
@@ -388,10 +389,10 @@ class Draft:
         if entry.hasten and (failed or not found):
             entry = replace(entry, failures=0)
             at = self.now + AGAIN
-        name = replace(entry.name, ended=entry.name.asked)
+        name = replace(entry.name, ended=entry.name.asked, next_at=at, asking=False)
         self.entries[key] = replace(entry, name=name, tasks=(), coming=None, until=NEVER, publish_at=NEVER)
         self.active.remove(key)
-        self.schedule(key, at)
+        insort(self.due, (at, key))
 
     def _pruned(self, entry: Entry, leaves: list[Task]) -> Entry:
         """Without targets no longer named, and types that the name has no more (they are `former`)."""
@@ -400,6 +401,8 @@ class Draft:
         lost = tuple(sorted(address for key in gone for address in entry.good.get(key, ())))
         former = tuple(address for address in entry.name.former if address not in entry.name.addresses)
         good = {key: addresses for key, addresses in entry.good.items() if key in kept}
+        if len(good) == len(entry.good) and former == entry.name.former:
+            return entry
         return replace(entry, good=good, name=replace(entry.name, former=lost or former))
 
     # ------------------------------------------------------------ what to say

@@ -28,7 +28,7 @@ class Servers:
     def meet(self, servers: tuple[Nameserver, ...]) -> bool:
         """From now on it is these. Whether one is among them that was not known."""
         new = set(servers).difference(self.known)
-        self.known = tuple(dict.fromkeys(servers))
+        self.known = servers
         self.health = {server: health for server, health in self.health.items() if server in self.known}
         return bool(new)
 

@@ -109,6 +109,7 @@ def _filtered(entry: Entry, allow: tuple[str, ...]) -> Entry:
 
 def step(memory: Memory, event: Event, context: Context, servers: tuple[Nameserver, ...]) -> Turn[Memory]:
     """Mind an event: begin what is due, ask the next server, take answers. Almost free if nothing is due."""
+    servers = tuple(dict.fromkeys(servers))
     mine = isinstance(event, (Answered, Unanswered)) and event.id in memory.flights
     if not mine and context.now < memory.wake and servers == memory.servers:
         return Turn(memory)
