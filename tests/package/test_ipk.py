@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import gzip
+import importlib.metadata
 import importlib.util
 import io
 import json
@@ -427,12 +428,16 @@ def test_every_module_can_be_imported(tree: Path) -> None:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.skipif(
+    importlib.metadata.version("pyroute2") == "0.7.9",
+    reason="once is enough: it is the same on both library sets",
+)
 def test_the_suite_of_the_core_passes_on_the_packaged_code(tree: Path, tmp_path: Path) -> None:
     """Without comments and types it is other code: it has to do the same."""
     shutil.copytree(tree / "usr/lib/wgrouter", tmp_path / "usr/lib/wgrouter")
     ipk.lay_out(contents(""), tmp_path)  # what only developers have
     command = [
-        sys.executable, "-B", "-m", "pytest", "-q", "-x", "-n", "2",
+        sys.executable, "-B", "-m", "pytest", "-q", "-x",
         "--override-ini", f"pythonpath={tmp_path / 'usr/lib/wgrouter'} {ROOT}",
         "--override-ini", f"cache_dir={tmp_path / 'cache'}",
         # Not: what compares generated files with the repository's, and what searches for long.
