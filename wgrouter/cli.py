@@ -247,13 +247,14 @@ def _clock(wall: float) -> str:
 def _run(options: argparse.Namespace) -> int:
     from wgrouter import daemon
 
-    return daemon.run(
+    status: int = daemon.run(
         _root(options),
         _confdir(options),
         socket=_socket(options),
         journal=options.journal,
         log_level=options.log_level,
     )
+    return status
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -271,7 +272,7 @@ def _check(options: argparse.Namespace) -> int:
                 found, paper, f"{len(found)} problem{'s' * (len(found) > 1)} in {_confdir(options)}"
             )
         else:
-            paper.put(f"{_confdir(options)}: no problems", "green")
+            paper.wrapped(f"{_confdir(options)}: no problems", style="green")
 
     _show(options, {"confdir": _confdir(options), "problems": found}, draw)
     return PROBLEMS if errors else OK

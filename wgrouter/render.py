@@ -45,10 +45,10 @@ class Paper:
         self.lines.append(self.styled(cut(plain(text), self.width), style).rstrip())
 
     def heading(self, text: str) -> None:
-        """A line in bold, set off from what stands above."""
+        """A text in bold, set off from what stands above."""
         if self.lines:
             self.put()
-        self.put(text, "bold")
+        self.wrapped(text, style="bold")
 
     def wrapped(self, text: str, indent: int = 0, style: str = "", first: str = "") -> None:
         """A text on as many lines as it takes; `first` stands in the indentation of the first one."""
