@@ -177,6 +177,16 @@ def test_a_negative_answer_says_how_long_it_holds(negative_ttl: int, wait: float
     assert [r.next_round() for _ in range(3)] == pytest.approx([wait - 0.0, wait, wait], abs=0.02)
 
 
+def test_a_failure_is_tried_again_sooner_than_a_denial_beside_it_holds() -> None:
+    def server(ask: Ask) -> Reply:
+        return Reply("SERVFAIL") if ask.type == "A" else Reply(negative_ttl=300)
+
+    r = Resolver({FIRST: server}, [DUAL])
+    r.settle()
+    assert r.look_up().status is Status.REFUSED
+    assert r.next_round() == pytest.approx(5.0, abs=0.02)
+
+
 # ---- TTL
 
 
@@ -458,15 +468,24 @@ def test_another_port_is_a_move() -> None:
     assert r.codes() == ["name.resolved", "name.moved"]
 
 
+def test_another_order_is_no_move() -> None:
+    r = Resolver({FIRST: zone(TARGETS)}, [WITH_SRV])
+    r.settle()
+    r.servers[FIRST] = zone({**TARGETS, SRV: ["20 0 51820 a.example", "10 0 51821 b.example"]})
+    r.next_round(srv=True)
+    assert str(r.look_up(srv=True).endpoints[0]) == "192.0.2.30:51821"
+    assert r.codes() == ["name.resolved"]
+
+
 @pytest.mark.parametrize("broken", ["SRV", "A"])
 def test_srv_that_fails_later_takes_nothing_away(broken: str) -> None:
-    whole = zone(TARGETS)
+    whole = zone({**TARGETS, **BOTH})
     r = Resolver({FIRST: whole, SECOND: whole}, [WITH_SRV])
     r.settle()
     before = r.look_up(srv=True).endpoints
     for reply in (SILENT, Reply("SERVFAIL"), Reply("NXDOMAIN")):
         if broken == "SRV" and reply.rcode == "NXDOMAIN":
-            continue  # the host itself exists not either in this zone: see below
+            continue  # then the host itself counts: see below
         failing: Server = lambda ask, reply=reply: reply if ask.type in (broken, "AAAA") else whole(ask)  # noqa: E731
         r.servers = {FIRST: failing, SECOND: failing}
         r.next_round(srv=True)
@@ -688,6 +707,16 @@ def test_a_network_change_ends_back_off_and_penalties_but_leaves_fresh_names_alo
     assert r.memory.health.get(FIRST) is None
     assert r.look_up("gone.example.net").asking
     assert r.look_up().next_at == due
+
+
+def test_a_failure_while_the_network_changes_means_nothing() -> None:
+    r = Resolver({FIRST: DEAD})
+    r.run(0.2)
+    r.network_changed()
+    r.settle()
+    assert r.next_round() == pytest.approx(0.5)
+    r.settle()
+    assert r.next_round() > 4.0
 
 
 def test_a_flapping_network_is_no_storm() -> None:

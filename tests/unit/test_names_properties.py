@@ -168,7 +168,7 @@ def believable(address: str) -> bool:
     return any(parsed in ipaddress.ip_network(prefix) for prefix in ALLOWED)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 @settings(max_examples=EXAMPLES // 4)
 @given(st.lists(phases, min_size=1, max_size=5), dns_settings, st.sampled_from([0, 5, 60]))
 def test_whatever_happens(script: list[Phase], dns: Dns, ttl: int) -> None:
@@ -231,7 +231,7 @@ def check_findings(r: Resolver) -> None:
         last[finding.subject] = code
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 @settings(max_examples=EXAMPLES // 10)
 @given(st.lists(phases, min_size=1, max_size=3), dns_settings)
 def test_the_same_again_is_the_same(script: list[Phase], dns: Dns) -> None:
