@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import errno
 import re
-import shutil
-import subprocess
 from typing import Final
 
 from wgrouter.core.balance import TABLE, digest
@@ -60,14 +58,15 @@ class Nft:
         return (digest(listed) or UNKNOWN) if listed else ""
 
     def _run(self, *arguments: str, given: str = "") -> str:
-        program = shutil.which("nft")
-        if program is None:
-            raise OSError(errno.ENOENT, "the program nft is not installed (package nftables)")
-        command = [program, *arguments]
+        import subprocess  # half a MiB, for those who balance
+
+        command = ["nft", *arguments]
         try:
             done = subprocess.run(
                 command, input=given, capture_output=True, text=True, check=False, timeout=TIMEOUT_S
             )
+        except FileNotFoundError as error:
+            raise OSError(errno.ENOENT, "the program nft is not installed (package nftables)") from error
         except subprocess.TimeoutExpired as error:
             raise TimeoutError(errno.ETIMEDOUT, f"nft took longer than {TIMEOUT_S:g} s") from error
         if done.returncode:
