@@ -39,9 +39,10 @@ By hand:      `python -m tests.lab` opens a prompt; `… clean` removes what a k
 """
 
 from .agent import Agent
-from .lab import Counter, Lab, LabRouter, LabSite, build, now, standing
+from .lab import Lab, build, now, standing
 from .nameserver import Answer
 from .netns import Box, LabError
+from .nodes import Counter, LabRouter, LabSite
 from .poll import NotInTime, stays, until
 from .topology import Isp, Router, Site, Topology, dual, fleet, single, sites, triple
 from .traffic import Connects, Download, Flow
