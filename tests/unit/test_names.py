@@ -549,6 +549,7 @@ def test_a_dead_server_costs_its_silence_once_not_once_per_name(count: int, dead
     assert r.settle() <= dead * 1.5 + count * 0.002
     assert all(r.look_up(f"p{n}.example.net").addresses for n in range(count))
     assert r.asked(FIRST) <= TASKS_MAX * 2
+    assert r.memory.health[FIRST].failures <= 2, "that all tell it at once is one failure"
     if count == 250:
         return
     settled = r.now
@@ -605,6 +606,13 @@ def test_a_query_that_the_port_forgot_is_given_up() -> None:
     assert r.look_up().status is Status.FRESH, "asked again"
     r.run(10.0)
     assert r.memory.flights == {}
+
+
+def test_a_look_up_ends_however_patient_the_settings_are() -> None:
+    r = Resolver({FIRST: DEAD, SECOND: DEAD}, dns=Dns(timeout=60.0))
+    assert r.settle() == pytest.approx(15.0)
+    assert r.look_up().status is Status.SILENT
+    assert r.look_up().error == "no DNS server answers: no answer in time"
 
 
 def test_late_answers_and_unknown_ids_are_harmless() -> None:
@@ -719,8 +727,9 @@ def test_a_failure_while_the_network_changes_means_nothing() -> None:
     assert r.next_round() > 4.0
 
 
-def test_a_flapping_network_is_no_storm() -> None:
-    r = Resolver({FIRST: NO_ROUTE})
+@pytest.mark.parametrize("server", [NO_ROUTE, DEAD], ids=["no route", "dead"])
+def test_a_flapping_network_is_no_storm(server: Server) -> None:
+    r = Resolver({FIRST: server})
     for _ in range(1000):
         r.run(0.01)
         r.network_changed()
@@ -862,6 +871,13 @@ def test_a_server_named_twice_is_one() -> None:
     assert names.step(memory, Woke(), r.context, (FIRST, FIRST)).memory is memory
     r.next_round()
     assert len(r.asks) == 2
+
+
+def test_what_is_due_before_a_step_still_wakes_ahead() -> None:
+    r = Resolver({FIRST: zone(ONE, ttl=300)})
+    r.run(30)
+    memory = names.hurry(r.memory, HOST, r.now)
+    assert r.now < names.wake_at(memory, r.context) < r.now + 0.01
 
 
 def test_nothing_wanted_wakes_nobody() -> None:
