@@ -12,6 +12,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -46,6 +47,8 @@ class Outcome:
 def pytest_stage(kind: str, which: str, marks: str, limit_s: int) -> Stage:
     """A stage that runs the tests chosen by `marks` on one library set."""
     command = [f"build/venv-{which}/bin/python", "-m", "pytest", "-m", marks, "-n", WORKERS[kind]]
+    # The model tests are long and stand together: whoever is idle takes some from whoever is not.
+    command += ["--dist", "worksteal", "--durations=10", "--durations-min=2"]
     return Stage(f"{kind}-{which}", command, limit_s)
 
 
@@ -58,13 +61,27 @@ def stages() -> list[Stage]:
     ]
 
 
+def end(child: subprocess.Popen[str]) -> None:
+    """End a stage's process group: asked first, so that its tests take down what they built, then made to."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            if child.poll() is None:
+                os.killpg(child.pid, number)
+            child.wait(20)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
+        return
+
+
 def run(stage: Stage) -> Outcome:
     """Run one stage with its output passed through, and keep pytest's closing lines."""
     print(f"\n##### {stage.name}: {' '.join(stage.command)}", flush=True)
     env = os.environ | {"WGROUTER_STRICT": "1", "PYTHONUNBUFFERED": "1"}
     began = time.monotonic()
     child = subprocess.Popen(
-        ["timeout", "--kill-after=20", str(stage.limit_s), *stage.command],
+        stage.command,
         cwd=ROOT,
         env=env,
         stdin=subprocess.DEVNULL,
@@ -72,7 +89,17 @@ def run(stage: Stage) -> Outcome:
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
+        # A process group of its own, to end with all it started.
+        start_new_session=True,
     )
+    expired = threading.Event()
+
+    def stop() -> None:
+        expired.set()
+        end(child)
+
+    watchdog = threading.Timer(stage.limit_s, stop)
+    watchdog.start()
     closing = []
     assert child.stdout
     try:
@@ -81,11 +108,10 @@ def run(stage: Stage) -> Outcome:
             if CLOSING.match(line.rstrip()):
                 closing.append(line.rstrip().strip("= "))
         status = child.wait()
-    except KeyboardInterrupt:
-        child.send_signal(signal.SIGTERM)
-        child.wait()
-        raise
-    if status == 124:
+    finally:
+        watchdog.cancel()
+        end(child)
+    if expired.is_set():
         print(f"##### {stage.name}: stopped after {stage.limit_s} s", flush=True)
     return Outcome(status, time.monotonic() - began, closing)
 
@@ -109,6 +135,8 @@ def main(names: list[str]) -> int:
         print(f"unknown stage {sorted(unknown)}; there are: {names_there}", file=sys.stderr)
         return 2
     chosen = [stage for stage in every if not names or stage.name in names]
+    # As an exception, so that a stage is not left running when make is told to end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     outcomes = [run(stage) for stage in chosen]
     failed = [stage.name for stage, outcome in zip(chosen, outcomes, strict=True) if outcome.status]
     print("\n##### summary")
