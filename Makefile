@@ -49,7 +49,7 @@ build/kernel/.complete: tests/vm/kernel.sh | build/stamps/apt-vm
 check: setup ## style, types, architecture, generated files, language level, shell scripts (seconds)
 	@$(NEWEST)/bin/python -m tests.tools.check
 
-test: setup-vm ## the whole suite on both library sets: unit, model, ports, lab, vm (minutes)
+test: setup ## the whole suite on both library sets: unit, model, ports, lab, vm (minutes)
 	@$(NEWEST)/bin/python -m tests.tools.suites $(STAGES)
 
 lab: setup ## the scenarios in network namespaces, with their timelines

@@ -62,8 +62,8 @@ def stages() -> list[Stage]:
 
 
 def end(child: subprocess.Popen[str]) -> None:
-    """End a stage's process group: asked first, so that its tests take down what they built, then made to."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
+    """End a stage's process group: interrupted, so that pytest reports what it has; then asked; then made to."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         try:
             if child.poll() is None:
                 os.killpg(child.pid, number)
