@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from tests.model import fib
-from wgrouter.core import jitter, links, plan, ranges, routing, uplink
+from wgrouter.core import balance, jitter, links, plan, ranges, routing, uplink
 from wgrouter.core.findings import Finding, Why
 from wgrouter.core.machine import Context
 from wgrouter.core.messages import (
@@ -30,6 +30,7 @@ from wgrouter.core.messages import (
     ForgetFlows,
     Observed,
     Probe,
+    RemoveNft,
     Replied,
     SetFwmark,
     Woke,
@@ -85,6 +86,7 @@ class Router:
         self.queue: list[tuple[float, int, Event | Callable[[], None]]] = []
         self.number = 0
         self.looking = False
+        self.life = 0
         self.findings: list[tuple[float, Finding]] = []
         self.effects: list[tuple[float, Effect]] = []
         self.steps = 0
@@ -136,9 +138,9 @@ class Router:
         elif isinstance(effect, SetFwmark):
             self.wireguard[effect.device] = replace(self.wireguard[effect.device], fwmark=effect.mark)
         elif isinstance(effect, ApplyNft):
-            from wgrouter.core import balance
-
             self.nft = balance.digest(effect.ruleset)
+        elif isinstance(effect, RemoveNft):
+            self.nft = ""
 
     def answer(self, probe: Probe) -> None:
         isp = next((isp for isp in self.isps if isp.name == probe.device), None)
@@ -165,9 +167,12 @@ class Router:
     def look(self) -> None:
         if not self.looking:
             self.looking = True
-            self.push(LOOK, self._looked)
+            life = self.life
+            self.push(LOOK, lambda: self._looked(life))
 
-    def _looked(self) -> None:
+    def _looked(self, life: int) -> None:
+        if life != self.life:
+            return  # asked for by a process that was killed
         self.looking = False
         world = self.world()
         self.seen = world
@@ -181,6 +186,7 @@ class Router:
         heapq.heapify(self.queue)
         self.push(0.0, Configured(self.settings, self.seed))
         self.looking = False
+        self.life += 1
         self.look()
 
     def run(self, seconds: float) -> None:

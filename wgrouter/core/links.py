@@ -53,7 +53,7 @@ STALL: Seconds = 0.25  # woken this much too late, answers may lie unread: wait 
 REMEMBERED: Seconds = 600.0  # a discovered WAN that went keeps its history this long
 DEAD_EVERY = 10  # a dead target is asked once in so many probes
 CLEAN_LOSS = 10.0  # percent: below this a late answer is news
-FLAPPING_FROM = 3.0  # penalty
+FLAPPING_FROM = 2.5  # penalty: the third change within a minute or so
 
 
 def view(memory: Memory) -> tuple[Uplink, ...]:

@@ -46,6 +46,7 @@ class Wanted:
     rules: tuple[Rule, ...] = ()
     fwmarks: Mapping[str, int] = field(default_factory=dict)
     courses: Mapping[tuple[str, int], str] = field(default_factory=dict)  # (tunnel device, family) → WAN
+    steering: bool = False  # routing is ours to do: switched on, and not left to mwan3
     nft: str | None = None  # the ruleset of `table inet wgrouter`; None: that table should not be
 
 
@@ -88,7 +89,7 @@ def intent(
             if not own and any(u.path.index for u in uplinks):
                 fwmarks[tunnel.device] = pinned or ranges.tunnel_mark(routing)
     table = balance.ruleset(uplinks, choices, frozenset(closed), settings)
-    return Wanted(_once(routes), _once(rules), fwmarks, courses, table)
+    return Wanted(_once(routes), _once(rules), fwmarks, courses, True, table)
 
 
 def basis(uplinks: tuple[Uplink, ...]) -> tuple[tuple[object, ...], ...]:

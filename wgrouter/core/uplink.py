@@ -143,7 +143,9 @@ def step(memory: Memory, event: Event, context: Context, uplinks: tuple[Uplink, 
             if context.settings.routing.failback == "all":
                 forget.extend(_addresses(memory.live.get((old.wan, family), ())))
         elif old is not None and new.wan == old.wan:
-            choices[family] = replace(new, since=old.since)
+            # Since when and why it is used; what was rejected is as of now.
+            told = old.reason if new.last_resort == old.last_resort else new.reason
+            choices[family] = replace(new, since=old.since, reason=told)
     live = {u.path.key: u.path.sources for u in uplinks if u.path.works and (u.usable or u.answers)}
     for (wan, family), sources in memory.live.items():
         # Its flows (new connections, balanced ones, those left on it by a failback) can only go on elsewhere.
@@ -176,6 +178,8 @@ def settle(
     """Call after each look, with what plan.plan still wants done: for the families (and devices) where the
     kernel shows what was wanted, now conntrack, and then (by the generation) handshakes.
     """
+    if not wanted.steering:
+        return Turn(replace(memory, forget=()) if memory.forget else memory)
     families, devices = unsettled(outstanding)
     if not memory.forget and not wanted.courses:
         return Turn(memory)
@@ -243,8 +247,6 @@ def decide(
             reason = f"{current}: {lost.evidence}" if lost else f"{current} is gone"
         elif best.usable:
             reason = "first by priority" if len(candidates) > 1 else "it is the only one"
-    elif kept is best:
-        winner, reason = kept, "it stays the best"
     else:
         winner, reason = _move(kept, best, able, since, context)
     resort = winner.state == DOWN and winner.proven
@@ -272,14 +274,13 @@ def _move(
         return best, f"{best.path.wan} is preferred and has been good for its hold-down"
     if group == 1 and kept.state in (RETURNING, UNPROVEN) and best.answers:
         return best, f"{kept.path.wan} does not answer yet"
-    if now - since < DWELL:
-        return kept, "it was chosen only just now"
-    if group == 1 and kept.state == DEGRADED == best.state:
-        loss, other = kept.quality.loss or 0.0, best.quality.loss or 0.0
-        if loss - other > LOSS_MARGIN:
-            return best, f"{best.path.wan} loses {other:.0f} %, {kept.path.wan} {loss:.0f} %"
-    if group == 0 and not settings.routing.balance:
-        faster = _faster(kept, able, settings)
+    if now - since >= DWELL:
+        if kept.state == DEGRADED:
+            best = min((u for u in able if u.state == DEGRADED), key=lambda u: u.quality.loss or 0.0)
+            loss, other = kept.quality.loss or 0.0, best.quality.loss or 0.0
+            if loss - other > LOSS_MARGIN:
+                return best, f"{best.path.wan} loses {other:.0f} %, {kept.path.wan} {loss:.0f} %"
+        faster = _faster(kept, able, settings) if group == 0 and not settings.routing.balance else None
         if faster is not None:
             mine, its = kept.quality.latency or 0.0, faster.quality.latency or 0.0
             return faster, f"{faster.path.wan} takes {its:.0f} ms, {kept.path.wan} {mine:.0f} ms"
