@@ -27,6 +27,8 @@ ARP_REQUEST, ARP_REPLY = 1, 2
 SOLICITATION, ADVERTISEMENT = 135, 136  # RFC 4861
 ICMP6_FILTER = 1
 SIOCGIFADDR = 0x8915
+SIOCGIFHWADDR = 0x8927
+ARPHRD_ETHER = 1
 BATCH = 64
 
 Answer = Callable[[int, float], None]  # probe id, round trip in seconds
@@ -154,8 +156,8 @@ def _socket6(probe: Probe) -> socket.socket:
 def _solicit(sock: socket.socket, probe: Probe, wanted: bytes) -> None:
     group = socket.inet_ntop(socket.AF_INET6, bytes.fromhex("ff0200000000000000000001ff") + wanted[13:])
     packet = struct.pack("!BBHI", SOLICITATION, 0, 0, 0) + wanted
-    hardware = _hardware(probe.device)
-    if len(hardware) == 6:
+    hardware = _hardware(sock, probe.device)
+    if hardware:
         packet += (
             b"\x01\x01" + hardware
         )  # the source link-layer address, so that the answer is unicast at once
@@ -164,12 +166,18 @@ def _solicit(sock: socket.socket, probe: Probe, wanted: bytes) -> None:
     sock.sendto(packet, (address[0], 0, 0, scope))
 
 
-def _hardware(device: str) -> bytes:
+def _hardware(sock: socket.socket, device: str) -> bytes:
+    """The device's Ethernet address, empty if it has none. (Not from /sys, which may be another
+    namespace's.)
+    """
+    import fcntl
+
     try:
-        with open(f"/sys/class/net/{device}/address", encoding="ascii") as file:
-            return bytes.fromhex(file.read().strip().replace(":", ""))
-    except (OSError, ValueError):
+        answer = fcntl.ioctl(sock.fileno(), SIOCGIFHWADDR, struct.pack("16s24x", device.encode()[:15]))
+    except OSError:
         return b""
+    kind = struct.unpack_from("=H", answer, 16)[0]
+    return bytes(answer[18:24]) if kind == ARPHRD_ETHER else b""
 
 
 def _advertised(data: bytes) -> bytes:
