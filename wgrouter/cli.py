@@ -245,7 +245,7 @@ def _clock(wall: float) -> str:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from wgrouter import daemon
+    import wgrouter.daemon as daemon
 
     status: int = daemon.run(
         _root(options),
@@ -284,7 +284,7 @@ def _plan(options: argparse.Namespace) -> int:
     except client.NoAgent:
         if not os.path.isdir(_confdir(options)):
             raise Failure(f"no agent is running, and there is no {_confdir(options)} to plan from") from None
-        from wgrouter import daemon
+        import wgrouter.daemon as daemon
 
         data = daemon.plan_once(_root(options), _confdir(options))
     _show(options, _object(data), render.plan)

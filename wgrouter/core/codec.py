@@ -38,7 +38,11 @@ def encode(value: Any) -> Any:
         data: dict[str, Any] = {TAG: type(value).__name__}
         for field in dataclasses.fields(value):
             item = getattr(value, field.name)
-            if field.default is not dataclasses.MISSING and type(item) is type(field.default) and item == field.default:
+            if (
+                field.default is not dataclasses.MISSING
+                and type(item) is type(field.default)
+                and item == field.default
+            ):
                 continue
             data[field.name] = encode(item)
         return data

@@ -38,14 +38,20 @@ class Explanation:
     rejected: tuple[Rejected, ...]
 
 
-def explain(peer: Peer, care: Care, world: World, outlook: Outlook, places: tuple[Place, ...], now: Instant) -> Explanation:
+def explain(
+    peer: Peer, care: Care, world: World, outlook: Outlook, places: tuple[Place, ...], now: Instant
+) -> Explanation:
     """Why this peer is as it is."""
     device = (world.wireguard or {}).get(peer.device)
     seen = device.peers.get(peer.public_key) if device else None
     cause = _cause(peer, care, world, outlook, places, device, seen)
     evidence = (*liveness.evidence(care.pulse, seen, now), *_surroundings(peer, outlook, places, seen))
-    tried = tuple((attempt.at, attempt.action, attempt.result or "waiting for proof") for attempt in care.attempts)
-    return Explanation(peer.subject, care.pulse.state, cause, evidence, tried, _next(peer, care, now), care.skipped)
+    tried = tuple(
+        (attempt.at, attempt.action, attempt.result or "waiting for proof") for attempt in care.attempts
+    )
+    return Explanation(
+        peer.subject, care.pulse.state, cause, evidence, tried, _next(peer, care, now), care.skipped
+    )
 
 
 def _cause(
@@ -75,18 +81,22 @@ def _cause(
     if seen.endpoint is None and not places and peer.endpoints:
         return because(Why.CAUSE_NAME, reason=trouble or "its name is not resolved yet")
     if state in (liveness.IDLE, liveness.NEW) and care.pulse.asked_since == NEVER and care.step is None:
-        return because(Why.CAUSE_IDLE if not (peer.keepalive or peer.probe) or not peer.endpoints else Why.CAUSE_NEW)
+        return because(
+            Why.CAUSE_IDLE if not (peer.keepalive or peer.probe) or not peer.endpoints else Why.CAUSE_NEW
+        )
     if seen.endpoint is not None and seen.endpoint.family not in outlook.reachable:
         return because(Why.CAUSE_FAMILY, endpoint=str(seen.endpoint), family=seen.endpoint.family)
     if trouble:
         return because(Why.CAUSE_STALE_NAME, endpoint=str(seen.endpoint), reason=trouble)
     tried = {place.endpoint for place in places} & set(care.tried)
-    if care.round > 0 and len(places) > 1 or len(tried) > 1:
+    if (care.round > 0 and len(places) > 1) or len(tried) > 1:
         return because(Why.CAUSE_ALL_SILENT, count=len(places))
     return because(Why.CAUSE_SILENT, endpoint=str(seen.endpoint))
 
 
-def _surroundings(peer: Peer, outlook: Outlook, places: tuple[Place, ...], seen: PeerSeen | None) -> tuple[str, ...]:
+def _surroundings(
+    peer: Peer, outlook: Outlook, places: tuple[Place, ...], seen: PeerSeen | None
+) -> tuple[str, ...]:
     lines = []
     if seen is not None:
         lines.append(f"endpoint now {seen.endpoint or 'none'}")

@@ -165,7 +165,9 @@ def _endpoint(situation: Situation) -> Action | Skip:
     best = _best(situation)
     if best is None:
         return Skip("no address is known")
-    return Action(f"set the endpoint to {best}", set_endpoint(situation.peer, situation.seen, best), endpoint=best)
+    return Action(
+        f"set the endpoint to {best}", set_endpoint(situation.peer, situation.seen, best), endpoint=best
+    )
 
 
 def _forget_flows(situation: Situation) -> Action | Skip:
@@ -212,7 +214,9 @@ def _new_port(situation: Situation) -> Action | Skip:
     return Action(f"send from port {port} instead of {old}, to {first}", effects, endpoint=first)
 
 
-def _device_step(situation: Situation, allowed: bool, option: str, effect: Effect, text: str) -> Action | Skip:
+def _device_step(
+    situation: Situation, allowed: bool, option: str, effect: Effect, text: str
+) -> Action | Skip:
     if not allowed:
         return Skip(f"not allowed by the configuration ({option} 0)")
     if situation.siblings_alive:

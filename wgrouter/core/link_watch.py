@@ -50,12 +50,15 @@ class Watch:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class LinkMemory:
     watches: Mapping[tuple[str, int], Watch] = field(default_factory=dict)
     wakes: Mapping[tuple[str, int], Instant] = field(default_factory=dict)  # when time alone changes a watch
     indices: Mapping[str, int] = field(default_factory=dict)
     last_id: int = 0
     started: bool = False  # the first look is behind us
+
+
+Memory = LinkMemory  # the journal tells values apart by the name of their class
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,7 +108,9 @@ def observe(pulse: Pulse, before: PeerSeen, seen: PeerSeen, now: Instant) -> Pul
     elif received > 0 and received % INITIATION_BYTES:
         return alive(pulse, "bytes received", now)
     if sent > 0 and pulse.life_at != now and not _only_keepalives(sent):
-        initiations = pulse.initiations + (sent // INITIATION_BYTES if sent % INITIATION_BYTES == 0 else sent % 16 != 0)
+        initiations = pulse.initiations + (
+            sent // INITIATION_BYTES if sent % INITIATION_BYTES == 0 else sent % 16 != 0
+        )
         return replace(pulse, asked_since=min(pulse.asked_since, now), initiations=initiations)
     if received < 0 or sent < 0:  # the peer was made anew
         return replace(pulse, asked_since=NEVER, initiations=0)

@@ -172,7 +172,9 @@ class Probe:
 
     id: int
     method: str  # icmp | dns-udp | dns-tcp | tcp | http | https | arp
-    target: str  # an address literal; for http(s) a URL whose host is looked up nowhere: `target` is the address
+    target: (
+        str  # an address literal; for http(s) a URL whose host is looked up nowhere: `target` is the address
+    )
     device: str
     timeout: Seconds
     port: int = 0

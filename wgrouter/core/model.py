@@ -100,7 +100,9 @@ class Route:
     protocol: int = 0
     kind: str = "unicast"  # unicast | unreachable | blackhole | prohibit | throw | local | ...
     source: str = ""  # RTA_PREFSRC
-    src: str = ""  # a source-specific IPv6 route (`default from 2001:db8::/56`), as netifd makes them by default
+    src: str = (
+        ""  # a source-specific IPv6 route (`default from 2001:db8::/56`), as netifd makes them by default
+    )
     linkdown: bool = False  # any next hop is RTNH_F_LINKDOWN or RTNH_F_DEAD
     expires: bool = False  # learnt from a router advertisement
 

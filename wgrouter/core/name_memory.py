@@ -19,12 +19,15 @@ SRV_PREFIX = "_wireguard._udp."
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Wanted:
+class WantedName:
     """A name to keep resolved, by these types; with `srv`, SRV records may give host and port."""
 
     host: str
     types: tuple[str, ...] = ("A",)  # of A and AAAA
     srv: bool = False
+
+
+Wanted = WantedName  # the journal tells values apart by the name of their class
 
 
 class Status(Enum):
@@ -150,7 +153,7 @@ class Health:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class NameMemory:
     """All names, by key_of; `due` is sorted and holds every entry that is not active."""
 
     entries: Mapping[str, Entry] = field(default_factory=dict)
@@ -164,6 +167,9 @@ class Memory:
     wake: Instant = LONG_AGO
     changed: Instant = LONG_AGO  # the network, last time
     serverless: Instant = NEVER  # since when nobody can be asked though a name is due
+
+
+Memory = NameMemory  # the journal tells values apart by the name of their class
 
 
 # What core/codec must know to read a Memory back.

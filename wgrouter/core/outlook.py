@@ -35,7 +35,12 @@ def exits(net: Net | None, tunnels: frozenset[str]) -> tuple[Exit, ...]:
             continue
         for hop in route.hops:
             link = net.links.get(hop.device)
-            if link is None or not (link.up and link.carrier) or hop.device in tunnels or link.kind == "wireguard":
+            if (
+                link is None
+                or not (link.up and link.carrier)
+                or hop.device in tunnels
+                or link.kind == "wireguard"
+            ):
                 continue
             found.append(Exit(route.family, hop.device, hop.gateway, route.metric))
     return tuple(sorted(found, key=lambda exit_: (exit_.family, exit_.metric, exit_.device)))
@@ -51,7 +56,11 @@ def signature(net: Net | None, found: tuple[Exit, ...]) -> tuple[str, ...]:
     if net is None:
         return ()
     devices = {exit_.device for exit_ in found}
-    addresses = [f"{a.device} {a.prefix}" for a in net.addresses if a.device in devices and a.usable and a.scope == "global"]
+    addresses = [
+        f"{a.device} {a.prefix}"
+        for a in net.addresses
+        if a.device in devices and a.usable and a.scope == "global"
+    ]
     return tuple(sorted([f"{e.family} {e.device} {e.gateway}" for e in found] + addresses))
 
 
@@ -72,7 +81,10 @@ def nameservers(world: World, settings: Settings, found: tuple[Exit, ...]) -> tu
     usable: dict[tuple[str, int, str], Nameserver] = {}
     for server in listed:
         for device in _devices(server, world, settings, found):
-            usable.setdefault((server.address, server.port, device), Nameserver(server.address, server.port, device, server.interface))
+            usable.setdefault(
+                (server.address, server.port, device),
+                Nameserver(server.address, server.port, device, server.interface),
+            )
     return tuple(usable.values())
 
 
@@ -81,7 +93,9 @@ def _configured(text: str) -> Nameserver:
     return Nameserver(address, int(port) if port else DNS_PORT)
 
 
-def _devices(server: Nameserver, world: World, settings: Settings, found: tuple[Exit, ...]) -> tuple[str, ...]:
+def _devices(
+    server: Nameserver, world: World, settings: Settings, found: tuple[Exit, ...]
+) -> tuple[str, ...]:
     """The devices to ask this server through: its own uplink's, else every exit of its family, best first; "" for none."""
     if server.device:
         return (server.device,)
@@ -125,5 +139,7 @@ def _covers(route: Route, where: ipaddress.IPv4Address | ipaddress.IPv6Address) 
 
 def interface_devices(world: World, settings: Settings) -> Mapping[str, str]:
     """Logical interface → device, netifd's word before the configuration's."""
-    known = {name: interface.device for name, interface in (world.interfaces or {}).items() if interface.device}
+    known = {
+        name: interface.device for name, interface in (world.interfaces or {}).items() if interface.device
+    }
     return {**settings.interfaces, **known}

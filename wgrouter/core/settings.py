@@ -85,7 +85,9 @@ class Dns:
     timeout: Seconds = 1.5  # of one query to one server
     retry: Seconds = 5.0  # after a failure, doubling up to retry_max
     retry_max: Seconds = 300.0
-    allow: tuple[str, ...] = ()  # prefixes that answers may lie in; empty: any global or private unicast address
+    allow: tuple[
+        str, ...
+    ] = ()  # prefixes that answers may lie in; empty: any global or private unicast address
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +186,9 @@ class Settings:
     look_interval: Seconds = 5.0  # between looks at WireGuard while all is well
     journal_entries: int = 512
     log_level: str = "info"
-    interfaces: Mapping[str, str] = field(default_factory=dict)  # logical interface → device, as the network file has it
+    interfaces: Mapping[str, str] = field(
+        default_factory=dict
+    )  # logical interface → device, as the network file has it
 
     def peers(self) -> tuple[Peer, ...]:
         return tuple(peer for tunnel in self.tunnels for peer in tunnel.peers)

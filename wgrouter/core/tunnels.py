@@ -66,7 +66,9 @@ def wake_at(memory: Memory) -> Instant:
     return memory.wake
 
 
-def step(memory: Memory, event: Event, context: Context, outlook: Outlook, before: Mapping[str, DeviceSeen] | None) -> TunnelsTurn:
+def step(
+    memory: Memory, event: Event, context: Context, outlook: Outlook, before: Mapping[str, DeviceSeen] | None
+) -> TunnelsTurn:
     """One event. `before` is the WireGuard part of the World as it was before this event."""
     if isinstance(event, Configured):
         kept = {peer.id: memory.peers.get(peer.id, Care()) for peer in context.settings.peers()}
@@ -81,7 +83,12 @@ def _concerns(memory: Memory, event: Event, now: Instant, outlook: Outlook) -> b
     if isinstance(event, (Replied, Unsent)):
         return event.id % 2 == 1 or now >= memory.wake
     if isinstance(event, Observed):
-        return event.wireguard is not None or outlook.network_changed or bool(outlook.rerouted) or now >= memory.wake
+        return (
+            event.wireguard is not None
+            or outlook.network_changed
+            or bool(outlook.rerouted)
+            or now >= memory.wake
+        )
     return True
 
 
@@ -89,7 +96,12 @@ class _Round:
     """The work of one step: collects effects and findings; nothing of it outlives the step."""
 
     def __init__(
-        self, memory: Memory, event: Event, context: Context, outlook: Outlook, before: Mapping[str, DeviceSeen] | None
+        self,
+        memory: Memory,
+        event: Event,
+        context: Context,
+        outlook: Outlook,
+        before: Mapping[str, DeviceSeen] | None,
     ) -> None:
         self.memory, self.event, self.context, self.outlook = memory, event, context, outlook
         self.before = before or {}
@@ -110,10 +122,15 @@ class _Round:
                 for peer in tunnel.peers:
                     self.cares[peer.id] = self._peer(tunnel, peer, self.cares[peer.id])
         look_at = self._look()
-        wake = min((self._wake(tunnel, peer) for tunnel in self.context.settings.tunnels for peer in tunnel.peers), default=NEVER)
+        wake = min(
+            (self._wake(tunnel, peer) for tunnel in self.context.settings.tunnels for peer in tunnel.peers),
+            default=NEVER,
+        )
         wake = min(wake, look_at)
         memory = Memory(self.cares, look_at, self.restarts, self.probe_ids, wake)
-        return TunnelsTurn(memory, tuple(self.effects), tuple(self.findings), tuple(dict.fromkeys(self.hurry)))
+        return TunnelsTurn(
+            memory, tuple(self.effects), tuple(self.findings), tuple(dict.fromkeys(self.hurry))
+        )
 
     def _look(self) -> Instant:
         """When to look at WireGuard next; a look at once where this step changed something or it is time."""
@@ -141,7 +158,12 @@ class _Round:
 
     def _wake(self, tunnel: Tunnel, peer: Peer) -> Instant:
         care = self.cares[peer.id]
-        moments = [liveness.next_change(care.pulse, self.now), care.deadline, care.return_at, care.trial_until]
+        moments = [
+            liveness.next_change(care.pulse, self.now),
+            care.deadline,
+            care.return_at,
+            care.trial_until,
+        ]
         if care.probe_id:
             moments.append(care.probe_at + liveness.PROBE_TIMEOUT)
         if self._probes(peer, care):
@@ -231,7 +253,11 @@ class _Round:
         if not pulse.proven or pulse.life_at <= since:
             return False
         late = pulse.life_at - since >= SETTLE or care.pulse.state == DEAD
-        return late or pulse.life_by == "in-tunnel probe" or (pulse.life_by == "handshake" and care.trial_until == NEVER)
+        return (
+            late
+            or pulse.life_by == "in-tunnel probe"
+            or (pulse.life_by == "handshake" and care.trial_until == NEVER)
+        )
 
     def _proved(self, peer: Peer, care: Care, seen: PeerSeen) -> Care:
         assert care.step is not None
@@ -239,18 +265,32 @@ class _Round:
         care = replace(care, step=None, deadline=NEVER, attempts=(*care.attempts[:-1], done))
         if care.dead_at == NEVER:
             return replace(care, rung=0, tried=())
-        return self._recovered(peer, care, done.rung, "; ".join(liveness.evidence(care.pulse, seen, self.now)))
+        return self._recovered(
+            peer, care, done.rung, "; ".join(liveness.evidence(care.pulse, seen, self.now))
+        )
 
     def _recovered(self, peer: Peer, care: Care, rung: str, told: str) -> Care:
         seconds = round(self.now - care.dead_at, 1)
         self._say(Why.TUNNEL_RECOVERED, peer, rung=rung, seconds=seconds, evidence=told)
         return replace(
-            care, dead_at=NEVER, rung=0, round=0, tried=(), skipped=(), step=None, deadline=NEVER, resume_at=LONG_AGO
+            care,
+            dead_at=NEVER,
+            rung=0,
+            round=0,
+            tried=(),
+            skipped=(),
+            step=None,
+            deadline=NEVER,
+            resume_at=LONG_AGO,
         )
 
     def _afresh(self, care: Care) -> Care:
         """The network changed: what failed before may work now."""
-        return replace(care, rung=0, round=0, tried=(), resume_at=self.now) if care.step is None else replace(care, resume_at=self.now)
+        return (
+            replace(care, rung=0, round=0, tried=(), resume_at=self.now)
+            if care.step is None
+            else replace(care, resume_at=self.now)
+        )
 
     def _freeze(self, peer: Peer, care: Care) -> Care:
         if care.frozen:
@@ -279,10 +319,17 @@ class _Round:
             return replace(care, roamed=None) if care.roamed else care
         if current is not None and current not in care.given and self._live(care):
             if care.roamed != current:
-                self._say(Why.TUNNEL_ROAMED, peer, endpoint=str(current), name=", ".join(names_of(peer)) or "the configuration")
+                self._say(
+                    Why.TUNNEL_ROAMED,
+                    peer,
+                    endpoint=str(current),
+                    name=", ".join(names_of(peer)) or "the configuration",
+                )
             return replace(care, roamed=current)
         if care.pulse.state == DEAD:
-            if care.step is None and care.resume_at > self.now:  # a new address is worth more than the back-off
+            if (
+                care.step is None and care.resume_at > self.now
+            ):  # a new address is worth more than the back-off
                 return replace(care, resume_at=self.now, rung=RUNG_INDEX["endpoint"], tried=())
             return care
         if care.step is not None:
@@ -295,13 +342,19 @@ class _Round:
         return self._nudge(peer, care)
 
     def _live(self, care: Care) -> bool:
-        return care.pulse.state in (ALIVE, SUSPECT) and self.now - care.pulse.life_at < liveness.REJECT_AFTER_TIME
+        return (
+            care.pulse.state in (ALIVE, SUSPECT)
+            and self.now - care.pulse.life_at < liveness.REJECT_AFTER_TIME
+        )
 
     def _wanted(self, peer: Peer) -> bool:
         return peer.keepalive > 0 or bool(peer.probe)
 
     def _homeless(self, peer: Peer, care: Care) -> Care:
-        reason = "; ".join(filter(None, map(self.outlook.trouble, names_of(peer)))) or "its name is not resolved yet"
+        reason = (
+            "; ".join(filter(None, map(self.outlook.trouble, names_of(peer))))
+            or "its name is not resolved yet"
+        )
         if reason != care.homeless:
             self._say(Why.TUNNEL_NO_ENDPOINT, peer, reason=reason)
         return replace(care, homeless=reason)
@@ -309,7 +362,13 @@ class _Round:
     # ------------------------------------------------------------ the ladder
 
     def _climb(
-        self, tunnel: Tunnel, peer: Peer, care: Care, seen: PeerSeen, device: DeviceSeen, places: tuple[Place, ...]
+        self,
+        tunnel: Tunnel,
+        peer: Peer,
+        care: Care,
+        seen: PeerSeen,
+        device: DeviceSeen,
+        places: tuple[Place, ...],
     ) -> Care:
         if care.step is not None:
             care = self._waited(peer, care)
@@ -334,7 +393,9 @@ class _Round:
 
     def _take(self, peer: Peer, care: Care, rung: str, action: Action) -> Care:
         rejected = care.skipped
-        self.findings.append(Finding(Why.TUNNEL_STEP, peer.subject, {"rung": rung, "action": action.text}, rejected))
+        self.findings.append(
+            Finding(Why.TUNNEL_STEP, peer.subject, {"rung": rung, "action": action.text}, rejected)
+        )
         self.effects += action.effects
         if any(isinstance(effect, (Renew, Restart)) for effect in action.effects):
             self.restarts[peer.device] = (*self.restarts.get(peer.device, ()), self.now)
@@ -374,7 +435,9 @@ class _Round:
         care = self._closed(care, f"no sign of life within {seconds:g} s")
         self._say(Why.TUNNEL_STEP_FAILED, peer, rung=step_.rung, seconds=seconds)
         if care.pulse.state not in (DEAD, UNSEEN):
-            care = replace(care, pulse=replace(care.pulse, state=DEAD, since=self.now), dead_at=self.now, rung=0)
+            care = replace(
+                care, pulse=replace(care.pulse, state=DEAD, since=self.now), dead_at=self.now, rung=0
+            )
             self._say(Why.TUNNEL_DEAD, peer, evidence="the new endpoint gave no sign of life")
         return care
 
@@ -387,20 +450,29 @@ class _Round:
         ladder = tunnel.ladder
         base = min(ladder.backoff * 2.0 ** min(care.round, 16), ladder.backoff_max)
         wait = spread(base, 0.25, self.context.seed, peer.subject, care.round)
-        self.findings.append(Finding(Why.TUNNEL_WAITING, peer.subject, {"seconds": round(wait)}, care.skipped))
+        self.findings.append(
+            Finding(Why.TUNNEL_WAITING, peer.subject, {"seconds": round(wait)}, care.skipped)
+        )
         return replace(care, rung=0, round=care.round + 1, tried=(), skipped=(), resume_at=self.now + wait)
 
     def _failed(self, peer: Peer, care: Care, event: Failed) -> Care:
         """A change that this peer's step asked for could not be made: no proof will come, the next rung may."""
-        if care.step is None or getattr(event.effect, "device", getattr(event.effect, "interface", "")) != peer.device:
+        if (
+            care.step is None
+            or getattr(event.effect, "device", getattr(event.effect, "interface", "")) != peer.device
+        ):
             return care
-        if getattr(event.effect, "public_key", peer.public_key) != peer.public_key or isinstance(event.effect, Probe):
+        if getattr(event.effect, "public_key", peer.public_key) != peer.public_key or isinstance(
+            event.effect, Probe
+        ):
             return care
         return self._closed(care, event.reason)
 
     def _siblings_alive(self, tunnel: Tunnel, peer: Peer) -> bool:
         return any(
-            self.cares[other.id].pulse.state in (ALIVE, SUSPECT) for other in tunnel.peers if other.id != peer.id
+            self.cares[other.id].pulse.state in (ALIVE, SUSPECT)
+            for other in tunnel.peers
+            if other.id != peer.id
         )
 
     def _restarts_left(self, tunnel: Tunnel) -> bool:
@@ -410,7 +482,9 @@ class _Round:
 
     # ------------------------------------------------------------ back to the preferred endpoint
 
-    def _prefer(self, tunnel: Tunnel, peer: Peer, care: Care, seen: PeerSeen, places: tuple[Place, ...]) -> Care:
+    def _prefer(
+        self, tunnel: Tunnel, peer: Peer, care: Care, seen: PeerSeen, places: tuple[Place, ...]
+    ) -> Care:
         """On an alternative that works: try the preferred endpoint now and then, briefly."""
         rank = next((place.rank for place in places if place.endpoint == seen.endpoint), 0)
         if rank == 0:
@@ -419,7 +493,11 @@ class _Round:
             return care
         if care.return_at == NEVER:
             wait = tunnel.ladder.return_after
-            return replace(care, return_wait=wait, return_at=self.now + spread(wait, 0.1, self.context.seed, peer.subject))
+            return replace(
+                care,
+                return_wait=wait,
+                return_at=self.now + spread(wait, 0.1, self.context.seed, peer.subject),
+            )
         preferred = places[0].endpoint
         if self.now < care.return_at or places[0].rank >= rank:
             return care
@@ -446,11 +524,15 @@ class _Round:
             return self._probe(peer, care)
         if seen.endpoint != kept:
             self.effects += set_endpoint(peer, seen, kept)
-        tried = str(seen.endpoint if seen.endpoint != kept else attempt.action.removeprefix("try the preferred "))
+        tried = str(
+            seen.endpoint if seen.endpoint != kept else attempt.action.removeprefix("try the preferred ")
+        )
         self._say(Why.TUNNEL_RETURN_FAILED, peer, endpoint=tried, kept=str(kept))
         done = replace(attempt, result="no sign of life")
         pulse = replace(care.pulse, asked_since=NEVER, misses=0)  # the silence was of our making
-        return replace(care, trial_until=NEVER, kept=None, attempts=(*care.attempts[:-1], done), pulse=pulse, probe_id=0)
+        return replace(
+            care, trial_until=NEVER, kept=None, attempts=(*care.attempts[:-1], done), pulse=pulse, probe_id=0
+        )
 
     # ------------------------------------------------------------ probes in the tunnel
 
@@ -462,7 +544,12 @@ class _Round:
         return bool(peer.probe) and care.pulse.state in (ALIVE, SUSPECT, IDLE) and peer.probe_interval > 0
 
     def _probe_due(self, peer: Peer, care: Care) -> Instant:
-        if care.step is not None or care.trial_until != NEVER or care.pulse.state == SUSPECT or care.pulse.misses:
+        if (
+            care.step is not None
+            or care.trial_until != NEVER
+            or care.pulse.state == SUSPECT
+            or care.pulse.misses
+        ):
             return care.probe_at + liveness.PROBE_BURST
         wait = spread(peer.probe_interval, 0.1, self.context.seed, peer.subject)
         return max(care.probe_at, care.pulse.life_at) + wait

@@ -74,7 +74,7 @@ class Course:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class UplinkMemory:
     choices: Mapping[int, Choice] = field(default_factory=dict)  # by family
     manual: Manual | None = None
     forget: tuple[str, ...] = ()  # local addresses whose flows go once the kernel shows the new routes
@@ -85,6 +85,9 @@ class Memory:
     switches: int = 0
     basis: tuple[object, ...] = ()  # what was decided upon: the paths, their states, the choice by hand
     review_at: Instant = LONG_AGO  # quality alone is looked at again then
+
+
+Memory = UplinkMemory  # the journal tells values apart by the name of their class
 
 
 def chosen(memory: Memory) -> Mapping[int, str]:

@@ -1,0 +1,305 @@
+"""Engine.handle and nothing else: one event through links → uplink → names → tunnels → intent → plan.
+
+Every machine's memory is a frozen value in State, so the journal can keep one as a checkpoint and a replay can start there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from wgrouter.core import care, links, names, outlook, plan, routing, tunnels, uplink
+from wgrouter.core.findings import Finding, Why
+from wgrouter.core.ladder import is_literal
+from wgrouter.core.link_watch import LinkMemory
+from wgrouter.core.machine import Context
+from wgrouter.core.messages import (
+    CHANGES,
+    Commanded,
+    Configured,
+    Effect,
+    Event,
+    Failed,
+    Hinted,
+    Look,
+    Observed,
+    Step,
+    Stopping,
+    Woke,
+)
+from wgrouter.core.model import (
+    EVERYTHING,
+    INTERFACES,
+    NAMESERVERS,
+    NET,
+    NEVER,
+    NFT,
+    WIREGUARD,
+    DeviceSeen,
+    Endpoint,
+    Instant,
+    World,
+)
+from wgrouter.core.name_memory import NameMemory, WantedName
+from wgrouter.core.settings import HostPort, Peer, Settings
+from wgrouter.core.uplink import UplinkMemory
+
+NET_LOOK = 30.0  # seconds between looks at the network that no hint asked for
+RECENT = 64  # findings kept for `status`
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A finding and when it was said."""
+
+    at: Instant
+    finding: Finding
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Settings, World and every machine's memory."""
+
+    settings: Settings = Settings()
+    seed: str = ""
+    configured: bool = False
+    stopped: bool = False
+    world: World = World()
+    links: LinkMemory = LinkMemory()
+    uplink: UplinkMemory = UplinkMemory()
+    names: NameMemory = NameMemory()
+    tunnels: care.TunnelMemory = care.TunnelMemory()
+    signature: tuple[str, ...] = ()  # of the network around the tunnels
+    generations: Mapping[str, int] = field(
+        default_factory=dict
+    )  # of the tunnels' outer paths, as last acted upon
+    neighbours: tuple[str, ...] = ()  # told of
+    failing: Mapping[str, str] = field(default_factory=dict)  # effect → reason, told of
+    net_look_at: Instant = 0.0
+    recent: tuple[Told, ...] = ()
+
+
+class Engine:
+    """The one mutable thing of the core: it holds the State of now."""
+
+    def __init__(self, state: State | None = None) -> None:
+        self.state = state or State()
+
+    def handle(self, event: Event, now: Instant) -> Step:
+        """What follows from this event. `wake_at` lies ahead of `now`, or is NEVER."""
+        if not self.state.configured and not isinstance(event, Configured):
+            return Step()
+        if self.state.stopped:
+            return Step()
+        self.state, step = _handle(self.state, event, now)
+        return step
+
+
+def context_of(state: State, now: Instant) -> Context:
+    """What the machines may see."""
+    return Context(now, state.settings, state.world, state.seed)
+
+
+def wanted_names(peers: tuple[Peer, ...]) -> tuple[WantedName, ...]:
+    """Every host name of every endpoint, with the types its peers want."""
+    found = []
+    for peer in peers:
+        types = {"ipv4": ("A",), "ipv6": ("AAAA",)}.get(peer.family, ("AAAA", "A"))
+        found += [
+            WantedName(place.host, types, peer.srv) for place in peer.endpoints if not is_literal(place.host)
+        ]
+    return tuple(found)
+
+
+def outlook_of(
+    state: State, now: Instant, changed: bool = False, rerouted: frozenset[str] = frozenset()
+) -> care.Outlook:
+    """What the tunnels may know of names and routes."""
+    memory = state.names
+    services = {name.host for name in wanted_names(state.settings.peers()) if name.srv}
+
+    def resolved(place: HostPort) -> tuple[Endpoint, ...]:
+        name = names.look_up(memory, place.host, srv=place.host in services)
+        return name.at(place.port) if name else ()
+
+    def settled(host: str, since: Instant) -> bool:
+        name = names.look_up(memory, host, srv=host in services)
+        return name is None or name.settled(since)
+
+    def trouble(host: str) -> str:
+        name = names.look_up(memory, host, srv=host in services)
+        return name.error if name else ""
+
+    found = outlook.exits(state.world.net, devices_of(state.settings))
+    return care.Outlook(resolved, settled, trouble, outlook.reachable(found), changed, rerouted)
+
+
+def devices_of(settings: Settings) -> frozenset[str]:
+    """The WireGuard devices under care."""
+    return frozenset(tunnel.device for tunnel in settings.tunnels)
+
+
+def _handle(state: State, event: Event, now: Instant) -> tuple[State, Step]:
+    if isinstance(event, Stopping):
+        leaving = plan.clean(state.world, state.settings)
+        return replace(state, stopped=True), Step(leaving, (Finding(Why.AGENT_STOPPED),))
+    effects: list[Effect] = []
+    findings: list[Finding] = []
+    before = state.world.wireguard
+    state = _taken_in(state, event, now, effects, findings)
+    state, changed = _surroundings(state, event, now)
+    if changed:
+        state = replace(state, names=names.network_changed(state.names, now))
+    context = context_of(state, now)
+
+    watched = links.step(state.links, event, context)
+    uplinks = links.view(watched.memory)
+    chosen = uplink.step(state.uplink, event, context, uplinks)
+    state = replace(state, links=watched.memory, uplink=chosen.memory)
+    effects += watched.effects + chosen.effects
+    findings += watched.findings + chosen.findings
+
+    state = _routed(state, event, uplinks, effects, findings)
+    generations = {
+        tunnel.device: sum(uplink.generation(state.uplink, tunnel.device, family) for family in (4, 6))
+        for tunnel in state.settings.tunnels
+    }
+    rerouted = frozenset(d for d, number in generations.items() if number != state.generations.get(d, number))
+    if generations != state.generations:
+        state = replace(state, generations=generations)
+
+    state = _tunnels(state, event, now, before, changed, rerouted, effects, findings)
+    if any(isinstance(effect, CHANGES) for effect in effects):
+        effects.append(Look((NET, WIREGUARD, NFT) if state.world.nft is not None else (NET, WIREGUARD)))
+    recent = (
+        (*state.recent, *(Told(now, finding) for finding in findings))[-RECENT:] if findings else state.recent
+    )
+    state = replace(state, recent=recent)
+    context = context_of(state, now)
+    moments = (
+        links.wake_at(state.links, context),
+        uplink.wake_at(state.uplink, context),
+        names.wake_at(state.names, context),
+        tunnels.wake_at(state.tunnels),
+        state.net_look_at,
+    )
+    wake = min((moment for moment in moments if moment > now), default=NEVER)
+    return state, Step(tuple(effects), tuple(findings), wake)
+
+
+def _taken_in(
+    state: State, event: Event, now: Instant, effects: list[Effect], findings: list[Finding]
+) -> State:
+    """The event's own news: settings, World, failures, wishes."""
+    if isinstance(event, Configured):
+        settings = event.settings
+        state = replace(state, settings=settings, seed=event.seed or state.seed, configured=True)
+        wanted = names.configure(state.names, wanted_names(settings.peers()), context_of(state, now))
+        effects.append(Look((*EVERYTHING, NFT)))
+        counts: dict[str, str | int | float] = {
+            "tunnels": len(settings.tunnels), "peers": len(settings.peers()), "wans": len(settings.wans) or "discovered",
+        }  # fmt: skip
+        findings.append(Finding(Why.CONFIG_LOADED, "", counts))
+        return replace(state, names=wanted, net_look_at=now + NET_LOOK)
+    if isinstance(event, Observed):
+        old = state.world
+        world = World(
+            old.net if event.net is None else event.net,
+            old.wireguard if event.wireguard is None else event.wireguard,
+            old.nameservers if event.nameservers is None else event.nameservers,
+            old.interfaces if event.interfaces is None else event.interfaces,
+            event.clock_trusted,
+            old.nft if event.nft is None else event.nft,
+        )
+        if old.clock_trusted != event.clock_trusted:
+            why = Why.CLOCK_RIGHT if event.clock_trusted else Why.CLOCK_WRONG
+            findings.append(Finding(why, "", {"now": "a time before this program was made"}))
+        return replace(state, world=world)
+    if isinstance(event, Hinted):
+        parts = (NET, NAMESERVERS) if event.source == "rtnetlink" else EVERYTHING
+        effects.append(Look(parts))
+    elif isinstance(event, Failed):
+        key = type(event.effect).__name__
+        if state.failing.get(key) != event.reason:
+            findings.append(Finding(Why.EFFECT_FAILED, "", {"effect": key, "reason": event.reason}))
+            return replace(state, failing={**state.failing, key: event.reason})
+    elif isinstance(event, Commanded):
+        findings.append(Finding(Why.COMMANDED, "", {"verb": event.verb, "origin": event.origin}))
+        effects.append(Look(EVERYTHING))
+    if now >= state.net_look_at:
+        effects.append(Look((NET, NAMESERVERS, INTERFACES)))
+        state = replace(state, net_look_at=now + NET_LOOK)
+    return state
+
+
+def _surroundings(state: State, event: Event, now: Instant) -> tuple[State, bool]:
+    """Has the network around the tunnels changed? The first look is a change too: only then is there a network."""
+    if not isinstance(event, Observed) or event.net is None:
+        return state, False
+    signature = outlook.signature(state.world.net, outlook.exits(state.world.net, devices_of(state.settings)))
+    if signature == state.signature:
+        return state, False
+    return replace(state, signature=signature), bool(signature)
+
+
+def _routed(
+    state: State,
+    event: Event,
+    uplinks: tuple[links.Uplink, ...],
+    effects: list[Effect],
+    findings: list[Finding],
+) -> State:
+    """Intent − World, and what follows once the kernel shows it."""
+    if state.world.net is None:
+        return state
+    wanted = routing.intent(state.world, uplinks, uplink.chosen(state.uplink), state.settings)
+    outstanding = plan.plan(wanted, state.world, state.settings)
+    # A plan is made of a fresh look, or where a decision changed; else each event would ask for the same again.
+    if isinstance(event, (Observed, Configured, Commanded)) or findings:
+        effects += outstanding
+    if isinstance(event, Observed) and event.net is not None:
+        settled = uplink.settle(state.uplink, outstanding, wanted, uplinks)
+        effects += settled.effects
+        findings += settled.findings
+        state = replace(state, uplink=settled.memory)
+        near = routing.neighbours(state.world)
+        findings += [finding for finding in near if str(finding) not in state.neighbours]
+        state = replace(state, neighbours=tuple(map(str, near)))
+    return state
+
+
+def _tunnels(
+    state: State,
+    event: Event,
+    now: Instant,
+    before: Mapping[str, DeviceSeen] | None,
+    changed: bool,
+    rerouted: frozenset[str],
+    effects: list[Effect],
+    findings: list[Finding],
+) -> State:
+    """Names first, since tunnels act on answers; then once more for the names that the tunnels want anew."""
+    context = context_of(state, now)
+    servers = outlook.nameservers(
+        state.world, state.settings, outlook.exits(state.world.net, devices_of(state.settings))
+    )
+    asked = names.step(state.names, event, context, servers)
+    state = replace(state, names=asked.memory)
+    effects += asked.effects
+    findings += asked.findings
+    turn = tunnels.step(state.tunnels, event, context, outlook_of(state, now, changed, rerouted), before)
+    effects += turn.effects
+    findings += turn.findings
+    state = replace(state, tunnels=turn.memory)
+    hurried = state.names
+    hosts = turn.hurry
+    if isinstance(event, Commanded) and event.verb == "reresolve":
+        hosts = tuple(name.host for name in wanted_names(state.settings.peers()))
+    for host in hosts:
+        hurried = names.hurry(hurried, host, now)
+    if hosts:
+        again = names.step(hurried, Woke(), context, servers)
+        effects += again.effects
+        findings += again.findings
+        hurried = again.memory
+    return replace(state, names=hurried)

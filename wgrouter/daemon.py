@@ -1,0 +1,284 @@
+"""The composition root: the one module that knows every other. Wires ports, core and shell, and decides nothing.
+
+Every effect has its port method in one table below; every question of the control socket and of ubus its answer in `_Agent.answer`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import wgrouter
+from wgrouter.config import load
+from wgrouter.core import messages, report
+from wgrouter.core.engine import Engine
+from wgrouter.core.findings import Finding, Why
+from wgrouter.core.messages import Commanded, Configured, Event, Failed, Hinted, Look, Observed, Stopping
+from wgrouter.core.model import INTERFACES, NAMESERVERS, NET, NFT, WIREGUARD, Instant
+from wgrouter.core.settings import Settings
+from wgrouter.ports import bus, control, resolvconf
+from wgrouter.ports.conntrack import Conntrack
+from wgrouter.ports.doorbell import Doorbell
+from wgrouter.ports.hooks import Hooks
+from wgrouter.ports.kernel import Kernel
+from wgrouter.ports.nameserver import Nameservers
+from wgrouter.ports.nft import Nft
+from wgrouter.ports.ping import Prober
+from wgrouter.ports.wireguard import WireGuard
+from wgrouter.shell.actor import Actor
+from wgrouter.shell.journal import Journal, last_words, save
+from wgrouter.shell.log import Log
+from wgrouter.shell.reactor import Reactor
+
+BUILT = 1_760_000_000  # a clock that says less than this (October 2025) was never set: routers boot in 1970
+FLUSH = 60.0  # seconds between counts of repeated log lines
+
+
+def run(root: str, confdir: str | None, *, socket: str, journal: str | None, log_level: str | None) -> int:
+    """Run until SIGTERM. 0 after a clean stop, 1 where the agent cannot start or must end."""
+    loaded = load.read(root, confdir)
+    if loaded.fatal:
+        for problem in loaded.problems:
+            print(f"wgrouter: {problem}", file=sys.stderr)
+        return 1
+    with Reactor() as reactor:
+        try:
+            agent = _Agent(reactor, root, confdir, socket, loaded.settings, log_level)
+        except control.Occupied as error:
+            print(f"wgrouter: {error}", file=sys.stderr)
+            return 1
+        return agent.run(loaded, journal)
+
+
+def plan_once(root: str, confdir: str | None) -> dict[str, Any]:
+    """What an agent would do to the routing at its first look; nothing is touched."""
+    loaded = load.read(root, confdir)
+    kernel, wireguard, engine = Kernel(), WireGuard(), Engine()
+    engine.handle(Configured(loaded.settings, "plan"), 1.0)
+    seen = Observed(
+        kernel.snapshot(), wireguard.snapshot(), resolvconf.nameservers(root), None, True, _digest(Nft())
+    )
+    engine.handle(seen, 1.0)
+    return report.planned(engine.state, {"problems": [str(problem) for problem in loaded.problems]})
+
+
+def _digest(nft: Nft) -> str:
+    try:
+        return nft.digest()
+    except OSError:
+        return ""  # no nft program, or none of our tables
+
+
+class _Agent:
+    """One running agent."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        root: str,
+        confdir: str | None,
+        socket: str,
+        settings: Settings,
+        level: str | None,
+    ) -> None:
+        self.reactor, self.root, self.confdir = reactor, root, confdir
+        self.engine = Engine()
+        self.started = reactor.now()
+        self.log = Log(level or settings.log_level)
+        self.fixed_level = level is not None
+        self.kernel, self.wireguard, self.conntrack, self.nft = Kernel(), WireGuard(), Conntrack(), Nft()
+        self.nameservers, self.prober = Nameservers(reactor), Prober(reactor)
+        self.hooks = Hooks(reactor, self.say, root=root)
+        self.bus = bus.Bus(reactor, self.answer, self.say, refusals=(control.Refused,), on_fault=self.fault)
+        self.control = control.Control(reactor, socket, self.answer, on_fault=self.fault)
+        self.doorbell = Doorbell()
+        self.actor = Actor(reactor, self.table())
+        self.journal = Journal(self.engine.state, self.started, entries=settings.journal_entries)
+        self.problems: list[str] = []
+        self.control.open()
+
+    def table(self) -> Mapping[type[Any], Callable[[Any], None]]:
+        """Effect → port method."""
+        m, wireguard, kernel = messages, self.wireguard, self.kernel
+        return {
+            m.Look: self.look,
+            m.Ask: self.nameservers.ask,
+            m.Probe: self.prober.probe,
+            m.SetEndpoint: lambda e: wireguard.set_endpoint(e.device, e.public_key, e.endpoint),
+            m.Provoke: lambda e: wireguard.provoke(e.device, e.public_key, e.keepalive),
+            m.SetListenPort: lambda e: wireguard.set_listen_port(e.device, e.port),
+            m.SetFwmark: lambda e: wireguard.set_fwmark(e.device, e.mark),
+            m.ForgetFlows: self.forget,
+            m.AddRoute: lambda e: kernel.add_route(e.route),
+            m.DeleteRoute: lambda e: kernel.delete_route(e.route),
+            m.AddRule: lambda e: kernel.add_rule(e.rule),
+            m.DeleteRule: lambda e: kernel.delete_rule(e.rule),
+            m.ApplyNft: lambda e: self.nft.apply(e.ruleset),
+            m.RemoveNft: lambda e: self.nft.remove(),
+            m.Renew: lambda e: self.bus.renew(e.interface),
+            m.Restart: lambda e: self.bus.restart(e.interface),
+            m.RunHook: self.hooks.run,
+        }
+
+    # ------------------------------------------------------------ running
+
+    def run(self, loaded: load.Loaded, journal: str | None) -> int:
+        reactor = self.reactor
+        try:
+            if journal:
+                file = open(journal, "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115 — until the end
+                self.journal.tee(lambda line: _line(file, line), lambda error: self.fault(error))
+            reactor.watch(self.doorbell.fileno(), self.ring)
+            reactor.on_signal(signal.SIGHUP, self.reload)
+            reactor.on_signal(signal.SIGUSR1, self.dump)
+            self.say(Finding(Why.AGENT_STARTED, "", {"version": wgrouter.__version__}))
+            self.take(loaded)
+            self.bus.start()
+            self.flush()
+            reactor.run(self.handle)
+        except Exception as error:  # noqa: BLE001 — our fault: tell what led here, and let procd start anew
+            for line in last_words(error, self.journal):
+                print(f"wgrouter: {line}", flush=True)
+            return 1
+        finally:
+            self.control.close()
+            self.bus.close()
+            self.hooks.close()
+        return 0
+
+    def handle(self, event: Event, now: Instant) -> Instant:
+        step = self.engine.handle(event, now)
+        self.journal.record(event, now, step, self.engine.state)
+        for finding in step.findings:
+            self.log.say(finding, now)
+        self.actor.perform(step.effects)
+        if isinstance(event, Stopping):
+            self.reactor.stop()
+        return step.wake_at
+
+    def flush(self) -> None:
+        self.log.flush(self.reactor.now())
+        self.reactor.call_at(self.reactor.now() + FLUSH, self.flush)
+
+    def say(self, finding: Finding) -> None:
+        """A finding of a port, outside any step."""
+        self.log.say(finding, self.reactor.now())
+
+    def fault(self, error: Exception) -> None:
+        """A question that went wrong is told, and ends nothing."""
+        for line in last_words(error, None):
+            print(f"wgrouter: {line}", flush=True)
+
+    def ring(self) -> None:
+        if self.doorbell.drain():
+            self.reactor.post(Hinted("rtnetlink"))
+
+    def dump(self) -> None:
+        directory = os.path.join(self.root, "tmp")
+        try:
+            save(self.journal, os.path.join(directory, "wgrouter.journal"))
+        except OSError as error:
+            self.fault(error)
+
+    # ------------------------------------------------------------ settings
+
+    def take(self, loaded: load.Loaded) -> None:
+        self.problems = [str(problem) for problem in loaded.problems]
+        for problem in self.problems:
+            self.say(Finding(Why.CONFIG_PROBLEM, "", {"reason": problem}))
+        if not self.fixed_level:
+            self.log.level = loaded.settings.log_level
+        self.reactor.post(Configured(loaded.settings, self.seed()))
+
+    def seed(self) -> str:
+        """Differs between routers and not between starts: the machine's first MAC address or host name."""
+        net = self.kernel.snapshot()
+        return f"{os.uname().nodename} {sorted(net.links)}"
+
+    def reload(self) -> None:
+        self.reloaded()
+
+    def reloaded(self) -> dict[str, Any]:
+        """A file that cannot be read keeps the old settings: nothing is lost by a slip of the pen."""
+        loaded = load.read(self.root, self.confdir)
+        problems = [str(problem) for problem in loaded.problems]
+        if loaded.unread:
+            self.say(Finding(Why.CONFIG_REJECTED, "", {"reason": "; ".join(problems)}))
+            return {"taken": False, "problems": problems}
+        self.take(loaded)
+        return {"taken": True, "problems": problems}
+
+    # ------------------------------------------------------------ looks and other effects
+
+    def look(self, effect: Look) -> None:
+        """Each part by itself: one that cannot be seen is told, and hides no other."""
+        seen: dict[str, Any] = {}
+        parts: Mapping[str, tuple[str, Callable[[], Any]]] = {
+            NET: ("net", self.kernel.snapshot),
+            WIREGUARD: ("wireguard", lambda: self.wireguard.snapshot(self.tunnel_devices())),
+            NAMESERVERS: ("nameservers", lambda: resolvconf.nameservers(self.root)),
+            INTERFACES: ("interfaces", lambda: self.bus.interfaces() if self.bus.connected else None),
+            NFT: ("nft", lambda: _digest(self.nft)),
+        }
+        for part in effect.parts:
+            name, look = parts[part]
+            try:
+                seen[name] = look()
+            except OSError as error:
+                self.reactor.post(Failed(Look((part,)), str(error), error.errno or 0))
+        self.reactor.post(Observed(**seen, clock_trusted=time.time() > BUILT))
+
+    def tunnel_devices(self) -> tuple[str, ...]:
+        return tuple(tunnel.device for tunnel in self.engine.state.settings.tunnels)
+
+    def forget(self, effect: messages.ForgetFlows) -> None:
+        self.conntrack.forget(effect)
+
+    # ------------------------------------------------------------ questions
+
+    def answer(self, verb: str, arguments: Mapping[str, Any]) -> Any:
+        """What the command line, ubus and later the fleet ask. control.Refused says no."""
+        state, now = self.engine.state, self.reactor.now()
+        if verb in ("status", "wans", "tunnels", "findings"):
+            whole = report.status(state, now, wgrouter.__version__, self.started, self.root)
+            whole["problems"] = self.problems
+            return whole if verb == "status" else {verb: whole[verb]}
+        if verb == "explain":
+            found = report.explanations(state, str(arguments.get("subject") or ""), now)
+            if not found:
+                raise control.Refused(
+                    f"{arguments.get('subject')!r} is no tunnel or peer; `status` lists them"
+                )
+            return found
+        if verb == "plan":
+            return report.planned(state, {"problems": self.problems})
+        if verb == "journal":
+            count, after = int(arguments.get("count") or 50), int(arguments.get("after") or 0)
+            entries = self.journal.tail(count, after, bool(arguments.get("every")))
+            return {"entries": entries, "last": self.journal.number}
+        if verb == "dump":
+            return {"lines": list(self.journal.lines())}
+        if verb == "hint":
+            self.reactor.post(
+                Hinted("hotplug", str(arguments.get("interface", "")), str(arguments.get("action", "")))
+            )
+            return {"text": "looking"}
+        if verb in ("refresh", "reresolve", "switch"):
+            words = {str(key): str(value) for key, value in arguments.items()}
+            self.reactor.post(Commanded(verb, words))
+            return {"text": "done" if verb != "switch" else f"switching to {words.get('wan', 'auto')}"}
+        if verb == "reload":
+            return self.reloaded()
+        raise control.Refused(f"{verb!r} is not a question that this agent answers")
+
+
+def _line(file: Any, line: str) -> None:
+    file.write(line if line.endswith("\n") else line + "\n")
+    file.flush()
+
+
+__all__ = ["plan_once", "run"]
