@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.model.dualwan import Isp, Router
@@ -574,7 +574,6 @@ def _keep_routes(router: Router, keep: tuple[Route, ...]) -> None:
     router.ours = replace(router.ours, routes=keep)
 
 
-@settings(max_examples=120)
 @given(TOPOLOGY, SCRIPT, st.booleans())
 def test_whatever_happens_there_is_a_way_while_any_wan_has_one(
     families: list[tuple[int, ...]], script: list[tuple[float, str, int, bool]], balance: bool
@@ -603,7 +602,6 @@ def test_whatever_happens_there_is_a_way_while_any_wan_has_one(
     )
 
 
-@settings(max_examples=60)
 @given(TOPOLOGY, SCRIPT)
 def test_adds_come_before_deletes_and_only_ours_are_touched(
     families: list[tuple[int, ...]], script: list[tuple[float, str, int, bool]]
@@ -625,7 +623,6 @@ def test_adds_come_before_deletes_and_only_ours_are_touched(
         assert kinds == sorted(kinds, key=order.index)
 
 
-@settings(max_examples=40)
 @given(TOPOLOGY, SCRIPT)
 def test_the_same_events_give_the_same_decisions(
     families: list[tuple[int, ...]], script: list[tuple[float, str, int, bool]]
@@ -635,7 +632,6 @@ def test_the_same_events_give_the_same_decisions(
     assert first.effects == second.effects and first.findings == second.findings
 
 
-@settings(max_examples=40)
 @given(st.lists(st.floats(0.05, 30.0), min_size=5, max_size=60), st.sampled_from(["carrier", "hole"]))
 def test_one_flapping_link_beside_a_steady_one_switches_as_often_as_its_hold_allows(
     times: list[float], fault: str

@@ -1,0 +1,124 @@
+"""Loss, latency, jitter, lateness and dead targets: views of a window of samples."""
+
+from __future__ import annotations
+
+import pytest
+
+from wgrouter.core import window
+from wgrouter.core.settings import Probing, Wan
+from wgrouter.core.window import Quality, Sample, Target
+
+NOW = 100.0
+
+
+def made(pattern: str, targets: str = "abc", rtt: float = 0.02, refused: str = "") -> tuple[Sample, ...]:
+    """`.` answered, `x` not, `r` refused; one each second up to a second before NOW, targets in turn."""
+    start = NOW - len(pattern)
+    return tuple(
+        Sample(
+            2 * n + 2,
+            start + n,
+            targets[n % len(targets)],
+            rtt if mark == "." else None,
+            (refused or "refused") if mark == "r" else "",
+        )
+        for n, mark in enumerate(pattern)
+    )
+
+
+@pytest.mark.parametrize(
+    ("pattern", "loss"),
+    [
+        ("............", 0.0),
+        ("x...........", 100 / 12),
+        ("xx..........", 200 / 12),
+        ("r...........", 100 / 12),
+        ("x..x..x..x..", 0.0),  # one target of three is dead: not counted
+        ("............x..x..x..", 0.0),
+        ("xxxxxxxxxxxx", 100.0),  # all of them are: it is the link
+        (".xx.xx.xx.xx", 0.0),  # one of three still answers: the link works
+    ],
+)
+def test_loss(pattern: str, loss: float) -> None:
+    seen = window.quality(made(pattern), NOW, 0.2)
+    assert seen.loss == pytest.approx(loss)
+
+
+def test_what_may_still_come_is_not_lost() -> None:
+    samples = (*made("..........")[:-1], Sample(50, NOW - 0.1, "a"))
+    assert window.quality(samples, NOW, 0.2).loss == 0.0
+    assert window.quality(samples, NOW + 0.2, 0.2).loss == pytest.approx(10.0)
+    assert window.quality(window.answered(samples, 50, 0.4), NOW + 0.4, 0.2).loss == 0.0
+
+
+def test_latency_and_jitter() -> None:
+    samples = tuple(Sample(n, NOW - n, "a", rtt) for n, rtt in ((2, 0.01), (4, 0.03)))
+    seen = window.quality(samples, NOW, 0.2)
+    assert (seen.latency, seen.jitter) == (pytest.approx(20.0), pytest.approx(10.0))
+
+
+def test_an_empty_window_says_nothing() -> None:
+    assert window.quality((), NOW, 0.2) == Quality()
+    assert window.verdict(Quality(), Wan("a")) == ""
+
+
+@pytest.mark.parametrize(
+    ("rtts", "late"),
+    [
+        ((), 0.6),
+        ((0.001, 0.001), 0.2),  # never below late_min
+        ((0.1, 0.1), 0.3),  # three usual round trips
+        ((0.02, 0.02, 0.5), 0.75),  # half as much again as the worst
+        ((1.9, 1.9), 2.0),  # never beyond the timeout
+    ],
+)
+def test_when_an_answer_is_late(rtts: tuple[float, ...], late: float) -> None:
+    samples = tuple(Sample(n, NOW, "a", rtt) for n, rtt in enumerate(rtts))
+    assert window.late_after(samples, Probing()) == pytest.approx(late)
+
+
+@pytest.mark.parametrize(("rtts", "wait"), [((), 0.6), ((0.001,), 0.1), ((0.1,), 0.3), ((0.02, 0.4), 0.63)])
+def test_how_long_a_burst_waits(rtts: tuple[float, ...], wait: float) -> None:
+    samples = tuple(Sample(n, NOW, "a", rtt) for n, rtt in enumerate(rtts))
+    assert window.burst_wait(samples, Probing()) == pytest.approx(wait)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "dead"),
+    [
+        ("............", ""),
+        ("x..x..x.....", ""),  # it answered since
+        ("...x..x.....", ""),
+        ("x..x..x..x..", "a"),
+        (".xx.xx.xx.xx", "bc"),
+        ("xxxxxxxxxxxx", ""),  # nobody answers: says nothing about a target
+        (".........xxxxxxxxx", ""),  # nobody has answered since: it is the link
+    ],
+)
+def test_silent_targets(pattern: str, dead: str) -> None:
+    assert window.silent(made(pattern), NOW, 0.2) == frozenset(dead)
+
+
+@pytest.mark.parametrize(
+    ("seen", "over"),
+    [
+        (Quality(25.0, 10.0, 1.0, 30), ""),
+        (Quality(25.1, 10.0, 1.0, 30), "25 % loss, the limit is 25 %"),
+        (Quality(100.0, None, None, 9), ""),  # too few to judge
+        (Quality(0.0, 101.0, 1.0, 30), "latency 101 ms, the limit is 100 ms"),
+        (Quality(0.0, 10.0, 51.0, 30), "jitter 51 ms, the limit is 50 ms"),
+    ],
+)
+def test_limits(seen: Quality, over: str) -> None:
+    assert window.verdict(seen, Wan("a", latency_max=100.0, jitter_max=50.0)) == over
+
+
+def test_targets_go_round_before_methods_do() -> None:
+    wan = Wan("a", methods=("icmp", "arp"), targets4=("1.1.1.1", "8.8.8.8"))
+    assert window.targets(wan, Probing(), 4) == (
+        Target("icmp", "1.1.1.1"),
+        Target("icmp", "8.8.8.8"),
+        Target("arp", "gateway"),
+    )
+    assert window.targets(Wan("a"), Probing(), 6)[0].address == "2606:4700:4700::1111"
+    assert str(Target("tcp", "1.1.1.1")) == "tcp:1.1.1.1"
