@@ -1,3 +1,5 @@
-"""wgrouter keeps WireGuard tunnels and uplinks of an OpenWrt router alive. Nothing is imported here: imports are the memory budget."""
+"""wgrouter keeps WireGuard tunnels and uplinks of an OpenWrt router alive. Nothing is imported here:
+imports are the memory budget.
+"""
 
 __version__ = "0.1.0"

@@ -1,6 +1,8 @@
-"""The composition root: the one module that knows every other. Wires ports, core and shell, and decides nothing.
+"""The composition root: the one module that knows every other. Wires ports, core and shell, and decides
+nothing.
 
-Every effect has its port method in one table below; every question of the control socket and of ubus its answer in `_Agent.answer`.
+Every effect has its port method in one table below; every question of the control socket and of ubus
+its answer in `_Agent.answer`.
 """
 
 from __future__ import annotations

@@ -452,7 +452,7 @@ config wan 'lte'
 """
     found = loaded(main)
     assert len(found.problems) == 4
-    assert (found.settings.dns.ttl_min, found.settings.dns.retry) == (10.0, 9.0)
+    assert (found.settings.dns.ttl_min, found.settings.dns.retry) == (5.0, 9.0)
     assert len(found.settings.peers()) == 3
     assert found.settings.wans == (Wan("wan", "wan", "eth1", priority=3),)
 

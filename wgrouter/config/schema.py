@@ -90,7 +90,7 @@ DNS = Section(
     (
         Option("server", "server", "", "DNS servers to ask, instead of those that the WANs gave.",
                many=True, field="servers", example="9.9.9.9"),
-        Option("ttl_min", "duration", "10s", "A name is not resolved again sooner than this, however "
+        Option("ttl_min", "duration", "5s", "A name is not resolved again sooner than this, however "
                "short its TTL.", low=1, high=3600),
         Option("ttl_max", "duration", "1h", "A name is resolved again after this, however long its TTL.",
                low=10, high=604800),

@@ -1,7 +1,7 @@
 """Values of the core ⇄ JSON-ready data: what the journal writes and `replay` reads.
-
-Frozen dataclasses become objects tagged with their class (`"_"`), fields at their default left out; tuples become
-lists; mappings whose keys are not text become tagged lists of pairs. The core has no lists or sets, so nothing is ambiguous.
+Frozen dataclasses become objects tagged with their class (`"_"`), fields at their default left out;
+tuples become lists; mappings whose keys are not text become tagged lists of pairs. The core has no
+lists or sets, so nothing is ambiguous.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Engine.handle and nothing else: one event through links → uplink → names → tunnels → intent → plan.
 
-Every machine's memory is a frozen value in State, so the journal can keep one as a checkpoint and a replay can start there.
+Every machine's memory is a frozen value in State, so the journal can keep one as a checkpoint and a
+replay can start there.
 """
 
 from __future__ import annotations
@@ -197,8 +198,10 @@ def _taken_in(
         wanted = names.configure(state.names, wanted_names(settings.peers()), context_of(state, now))
         effects.append(Look((*EVERYTHING, NFT)))
         counts: dict[str, str | int | float] = {
-            "tunnels": len(settings.tunnels), "peers": len(settings.peers()), "wans": len(settings.wans) or "discovered",
-        }  # fmt: skip
+            "tunnels": len(settings.tunnels),
+            "peers": len(settings.peers()),
+            "wans": len(settings.wans) or "discovered",
+        }
         findings.append(Finding(Why.CONFIG_LOADED, "", counts))
         return replace(state, names=wanted, net_look_at=now + NET_LOOK)
     if isinstance(event, Observed):
@@ -233,7 +236,9 @@ def _taken_in(
 
 
 def _surroundings(state: State, event: Event, now: Instant) -> tuple[State, bool]:
-    """Has the network around the tunnels changed? The first look is a change too: only then is there a network."""
+    """Has the network around the tunnels changed? The first look is a change too: only then is there a
+    network.
+    """
     if not isinstance(event, Observed) or event.net is None:
         return state, False
     signature = outlook.signature(state.world.net, outlook.exits(state.world.net, devices_of(state.settings)))
@@ -254,7 +259,8 @@ def _routed(
         return state
     wanted = routing.intent(state.world, uplinks, uplink.chosen(state.uplink), state.settings)
     outstanding = plan.plan(wanted, state.world, state.settings)
-    # A plan is made of a fresh look, or where a decision changed; else each event would ask for the same again.
+    # A plan is made of a fresh look, or where a decision changed; else each event would ask for the same
+    # again.
     if isinstance(event, (Observed, Configured, Commanded)) or findings:
         effects += outstanding
     if isinstance(event, Observed) and event.net is not None:

@@ -1,6 +1,7 @@
 """One cause for a peer's state, with its evidence, what was tried, and what comes next and when.
 
-Reads memory and World, decides nothing. The order of the questions is the order in which a fault hides the ones below it:
+Reads memory and World, decides nothing. The order of the questions is the order in which a fault hides
+the ones below it:
 interface → peer → uplink → clock → name → family → endpoint.
 """
 

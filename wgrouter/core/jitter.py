@@ -1,4 +1,6 @@
-"""Jitter without randomness: a hash of a seed and of what the moment is about, so that a replay decides the same."""
+"""Jitter without randomness: a hash of a seed and of what the moment is about, so that a replay decides
+the same.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ from zlib import crc32
 def unit(seed: str, *parts: object) -> float:
     """A number in [0, 1) that looks random across seeds and parts and is the same for the same ones."""
     text = "\x1f".join((seed, *map(str, parts))).encode()
-    # crc32 alone is linear: near inputs give near-related outputs; one multiplication (Knuth's constant) spreads them.
+    # crc32 alone is linear: near inputs give near-related outputs; one multiplication (Knuth's constant)
+    # spreads them.
     return ((crc32(text) * 2654435761) & 0xFFFFFFFF) / 4294967296.0
 
 

@@ -1,8 +1,8 @@
 """The ladder of remedies for a peer that does not answer, as a table.
-
-A rung looks at the Situation and either says what to do (an Action) or why it does not apply. tunnels.py climbs it
-and waits for proof after each step. A rung knows nothing of time, proof or cost, and never invents an address:
-every endpoint comes from `candidates`, that is from an answer of DNS or from the configuration.
+A rung looks at the Situation and either says what to do (an Action) or why it does not apply.
+tunnels.py climbs it and waits for proof after each step. A rung knows nothing of time, proof or cost,
+and never invents an address: every endpoint comes from `candidates`, that is from an answer of DNS or
+from the configuration.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from wgrouter.core.settings import HostPort, Ladder, Peer, Tunnel
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A candidate endpoint and which of the peer's configured endpoints (0 is the preferred one) it belongs to."""
+    """A candidate endpoint and which of the peer's configured endpoints (0 is the preferred one) it
+    belongs to.
+    """
 
     endpoint: Endpoint
     rank: int
@@ -51,7 +53,9 @@ class Situation:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What a rung does. `expects_answer`: wait for the names instead of the peer. `endpoint`: the one it tries."""
+    """What a rung does. `expects_answer`: wait for the names instead of the peer. `endpoint`: the one it
+    tries.
+    """
 
     text: str
     effects: tuple[Effect, ...] = ()
@@ -88,7 +92,8 @@ def names_of(peer: Peer) -> tuple[str, ...]:
 
 
 def families(peer: Peer, reachable: frozenset[int]) -> tuple[int, ...]:
-    """The address families to try, in order: the peer's wish, then what has a default route, IPv6 first (RFC 6724).
+    """The address families to try, in order: the peer's wish, then what has a default route, IPv6 first
+    (RFC 6724).
 
     Where no family has a route the order still stands: a route may be there before the next look.
     """
@@ -107,7 +112,9 @@ def candidates(
     resolved: Callable[[HostPort], tuple[Endpoint, ...]],
     reachable: frozenset[int],
 ) -> tuple[Place, ...]:
-    """Every endpoint the peer may have now, best first: by configured endpoint, then family, then the answer's order."""
+    """Every endpoint the peer may have now, best first: by configured endpoint, then family, then the
+    answer's order.
+    """
     order = families(peer, reachable)
     places: dict[Endpoint, Place] = {}
     for rank, where in enumerate(peer.endpoints):
@@ -120,9 +127,11 @@ def candidates(
 
 
 def nudge_target(peer: Peer) -> str:
-    """An address behind the peer to send a packet to: any authenticated data is answered by a keepalive within 10 s.
+    """An address behind the peer to send a packet to: any authenticated data is answered by a keepalive
+    within 10 s.
 
-    The probe address, else the first host of the narrowest allowed prefix; "" where only everything is allowed.
+    The probe address, else the first host of the narrowest allowed prefix; "" where only everything is
+    allowed.
     """
     if peer.probe:
         return peer.probe
@@ -139,7 +148,9 @@ def nudge_target(peer: Peer) -> str:
 
 
 def set_endpoint(peer: Peer, seen: PeerSeen, endpoint: Endpoint) -> tuple[Effect, ...]:
-    """Set an endpoint and make WireGuard send to it: a changed endpoint alone provokes nothing (FACTS: section 2)."""
+    """Set an endpoint and make WireGuard send to it: a changed endpoint alone provokes nothing (FACTS:
+    section 2).
+    """
     return (
         SetEndpoint(peer.device, peer.public_key, endpoint),
         Provoke(peer.device, peer.public_key, seen.keepalive or peer.keepalive),

@@ -1,9 +1,9 @@
 """Is the peer alive? Evidence from handshakes, bytes and in-tunnel probes, and the state table over it.
-
-Knows WireGuard's own timing (protocol constants below) and nothing of remedies. What counts as life: the handshake token
-changed, a probe was answered, or bytes came in that are not handshake initiations. What counts as asking: bytes went out
-that are not keepalives, since keepalives are never answered. Any other authenticated data is answered by a keepalive within
-KEEPALIVE_TIMEOUT, whatever a firewall behind the peer does with it: so silence after asking is death, silence alone is not.
+Knows WireGuard's own timing (protocol constants below) and nothing of remedies. What counts as life:
+the handshake token changed, a probe was answered, or bytes came in that are not handshake initiations.
+What counts as asking: bytes went out that are not keepalives, since keepalives are never answered. Any
+other authenticated data is answered by a keepalive within KEEPALIVE_TIMEOUT, whatever a firewall behind
+the peer does with it: so silence after asking is death, silence alone is not.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ PROBE_TIMEOUT: Seconds = 1.0
 PROBE_BURST: Seconds = 0.5
 PROBE_MISSES = 4  # in a row, from a peer that has answered before
 
-# States. "unseen": the device does not have the peer (now). "new": never any evidence. "idle": nothing asked, nothing heard.
+# States. "unseen": the device does not have the peer (now). "new": never any evidence. "idle": nothing
+# asked, nothing heard.
 UNSEEN, NEW, ALIVE, IDLE, SUSPECT, DEAD = "unseen", "new", "alive", "idle", "suspect", "dead"
 # Signals, made by `signal`.
 GONE, LIFE, QUIET, UNSURE, SILENT = "gone", "life", "quiet", "unsure", "silent"
@@ -93,7 +94,9 @@ class Pulse:
 
 
 def first_look(seen: PeerSeen, now: Instant) -> Pulse:
-    """A peer met for the first time. A past handshake is presumed fresh: acting on a peer that works is the worse error."""
+    """A peer met for the first time. A past handshake is presumed fresh: acting on a peer that works is
+    the worse error.
+    """
     if seen.handshake == (0, 0):
         return Pulse(NEW, now)
     return Pulse(ALIVE, now, life_at=now, life_by="a handshake before the agent's start", session=True)
@@ -118,7 +121,8 @@ def observe(pulse: Pulse, before: PeerSeen, seen: PeerSeen, now: Instant) -> Pul
 
 
 def _only_keepalives(sent: int) -> bool:
-    # Between two looks there are at most a few keepalives; three of them are already as large as a small data packet.
+    # Between two looks there are at most a few keepalives; three of them are already as large as a small
+    # data packet.
     return sent % KEEPALIVE_BYTES == 0 and sent <= 2 * KEEPALIVE_BYTES
 
 

@@ -29,7 +29,9 @@ from wgrouter.core.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Configured:
-    """Settings are in force: at the start and after each good reload. `seed` feeds every jitter (and nothing else)."""
+    """Settings are in force: at the start and after each good reload. `seed` feeds every jitter (and
+    nothing else).
+    """
 
     settings: Settings
     seed: str = ""
@@ -42,7 +44,9 @@ class Woke:
 
 @dataclass(frozen=True, slots=True)
 class Hinted:
-    """Something may have changed: hotplug, ubus, rtnetlink or a signal says "look again". Its words are never believed."""
+    """Something may have changed: hotplug, ubus, rtnetlink or a signal says "look again". Its words are
+    never believed.
+    """
 
     source: str  # "rtnetlink" | "hotplug" | "ubus" | "signal" | "command"
     interface: str = ""
@@ -63,7 +67,9 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One resource record of an answer: `data` is an address (A, AAAA), a name (CNAME) or "priority weight port target" (SRV)."""
+    """One resource record of an answer: `data` is an address (A, AAAA), a name (CNAME) or "priority weight
+    port target" (SRV).
+    """
 
     name: str
     type: str
@@ -84,7 +90,9 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Unanswered:
-    """A DNS query ended without an answer: "timeout", "unreachable", "refused" (nobody listens), "garbage"."""
+    """A DNS query ended without an answer: "timeout", "unreachable", "refused" (nobody listens),
+    "garbage".
+    """
 
     id: int
     reason: str
@@ -117,7 +125,9 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Commanded:
-    """A person or the fleet asks: refresh | reresolve | switch | … with arguments. `origin` is "cli", "ubus" or "mqtt"."""
+    """A person or the fleet asks: refresh | reresolve | switch | … with arguments. `origin` is "cli",
+    "ubus" or "mqtt".
+    """
 
     verb: str
     arguments: Mapping[str, str] = field(default_factory=dict)
@@ -168,7 +178,9 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Send one probe from `device`; Replied with the same id comes if it is answered within `timeout` seconds."""
+    """Send one probe from `device`; Replied with the same id comes if it is answered within `timeout`
+    seconds.
+    """
 
     id: int
     method: str  # icmp | dns-udp | dns-tcp | tcp | http | https | arp
@@ -185,7 +197,9 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class SetEndpoint:
-    """Give a peer its outer address: UPDATE_ONLY, allowed IPs untouched. The same value again clears WireGuard's cached source."""
+    """Give a peer its outer address: UPDATE_ONLY, allowed IPs untouched. The same value again clears
+    WireGuard's cached source.
+    """
 
     device: str
     public_key: str
@@ -194,7 +208,9 @@ class SetEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class Provoke:
-    """Make WireGuard send at once: keepalive to 0 and back to `keepalive` seconds (0: one packet, then off again)."""
+    """Make WireGuard send at once: keepalive to 0 and back to `keepalive` seconds (0: one packet, then off
+    again).
+    """
 
     device: str
     public_key: str
@@ -219,7 +235,9 @@ class SetFwmark:
 
 @dataclass(frozen=True, slots=True)
 class ForgetFlows:
-    """Delete conntrack entries: UDP flows of `local_port` (0: any) with `remote` ("" any), or all NATed to `local_address`."""
+    """Delete conntrack entries: UDP flows of `local_port` (0: any) with `remote` ("" any), or all NATed to
+    `local_address`.
+    """
 
     local_port: int = 0
     remote: str = ""
@@ -229,7 +247,9 @@ class ForgetFlows:
 
 @dataclass(frozen=True, slots=True)
 class AddRoute:
-    """NLM_F_CREATE | NLM_F_REPLACE: the route of this table, destination and metric is this one from now on."""
+    """NLM_F_CREATE | NLM_F_REPLACE: the route of this table, destination and metric is this one from now
+    on.
+    """
 
     route: Route
 
@@ -257,7 +277,9 @@ class DeleteRule:
 
 @dataclass(frozen=True, slots=True)
 class ApplyNft:
-    """Replace `table inet wgrouter` by this ruleset in one transaction (`nft -f -`); no other table is touched."""
+    """Replace `table inet wgrouter` by this ruleset in one transaction (`nft -f -`); no other table is
+    touched.
+    """
 
     ruleset: str
 
@@ -283,7 +305,8 @@ class Restart:
 
 @dataclass(frozen=True, slots=True)
 class RunHook:
-    """Run the scripts in /etc/hotplug.d/<directory> with this environment: ACTION, and what docs/openwrt.md names for it.
+    """Run the scripts in /etc/hotplug.d/<directory> with this environment: ACTION, and what
+    docs/openwrt.md names for it.
 
     No answer comes, and nothing waits for them: what a script does with the news is its own affair.
     """
@@ -332,7 +355,9 @@ CHANGES = (
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What the core wants done (in this order), what it has to say, and when it wants to be woken (NEVER: not)."""
+    """What the core wants done (in this order), what it has to say, and when it wants to be woken (NEVER:
+    not).
+    """
 
     effects: tuple[Effect, ...] = ()
     findings: tuple[Finding, ...] = ()

@@ -26,13 +26,17 @@ RT_TABLE_LOCAL = 255
 
 
 def family_of(address: str) -> int:
-    """4 or 6 for an address or prefix literal. ValueError for anything else (ipaddress says what was wrong)."""
+    """4 or 6 for an address or prefix literal. ValueError for anything else (ipaddress says what was
+    wrong).
+    """
     return ipaddress.ip_interface(address).version
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Endpoint:
-    """The outer address of a WireGuard peer: a literal (canonical text of ipaddress, no scope) and a UDP port."""
+    """The outer address of a WireGuard peer: a literal (canonical text of ipaddress, no scope) and a UDP
+    port.
+    """
 
     address: str
     port: int
@@ -61,7 +65,9 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An address on a device; `prefix` is "address/length". Tentative, deprecated and link-local ones are marked."""
+    """An address on a device; `prefix` is "address/length". Tentative, deprecated and link-local ones are
+    marked.
+    """
 
     device: str
     prefix: str
@@ -90,7 +96,9 @@ class Hop:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A route as rtnetlink has it. `dst` is a prefix, the default being 0.0.0.0/0 or ::/0. `kind` is RTN_* in small letters."""
+    """A route as rtnetlink has it. `dst` is a prefix, the default being 0.0.0.0/0 or ::/0. `kind` is RTN_*
+    in small letters.
+    """
 
     family: int
     table: int
@@ -113,7 +121,9 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A policy rule (`ip rule`). mark/mask 0/0: not looked at. `suppress` is suppress_prefixlength, -1 for none."""
+    """A policy rule (`ip rule`). mark/mask 0/0: not looked at. `suppress` is suppress_prefixlength, -1 for
+    none.
+    """
 
     family: int
     preference: int
@@ -132,7 +142,9 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class PeerSeen:
-    """A WireGuard peer as the device tells it. `handshake` is a token, compared for change only: (seconds, nanoseconds), (0, 0) for never."""
+    """A WireGuard peer as the device tells it. `handshake` is a token, compared for change only: (seconds,
+    nanoseconds), (0, 0) for never.
+    """
 
     public_key: str  # base64
     endpoint: Endpoint | None = None
@@ -157,7 +169,9 @@ class DeviceSeen:
 
 @dataclass(frozen=True, slots=True)
 class Nameserver:
-    """A DNS server; `device` is what its sockets are bound to, "" for none (a server on this router or its LAN)."""
+    """A DNS server; `device` is what its sockets are bound to, "" for none (a server on this router or its
+    LAN).
+    """
 
     address: str
     port: int = 53
@@ -167,7 +181,9 @@ class Nameserver:
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """A logical interface of netifd (`network.interface dump`). Hints beside the kernel's tables, never above them."""
+    """A logical interface of netifd (`network.interface dump`). Hints beside the kernel's tables, never
+    above them.
+    """
 
     name: str
     device: str = ""  # l3_device
@@ -190,7 +206,9 @@ class Net:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Everything last seen. A part never looked at yet is None; a part whose look failed keeps its last value."""
+    """Everything last seen. A part never looked at yet is None; a part whose look failed keeps its last
+    value.
+    """
 
     net: Net | None = None
     wireguard: Mapping[str, DeviceSeen] | None = None  # by device name

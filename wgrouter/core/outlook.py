@@ -1,4 +1,5 @@
-"""What the World means to names and tunnels: which families have an uplink, which devices carry it, whom to ask for names.
+"""What the World means to names and tunnels: which families have an uplink, which devices carry it,
+whom to ask for names.
 
 Pure reading of the kernel's tables as they are; which uplink *should* carry traffic is uplink.py's business.
 """
@@ -26,7 +27,9 @@ class Exit:
 
 
 def exits(net: Net | None, tunnels: frozenset[str]) -> tuple[Exit, ...]:
-    """The main table's default routes over devices with carrier that are not tunnels of ours, best metric first."""
+    """The main table's default routes over devices with carrier that are not tunnels of ours, best metric
+    first.
+    """
     if net is None:
         return ()
     found = []
@@ -65,9 +68,11 @@ def signature(net: Net | None, found: tuple[Exit, ...]) -> tuple[str, ...]:
 
 
 def nameservers(world: World, settings: Settings, found: tuple[Exit, ...]) -> tuple[Nameserver, ...]:
-    """Whom to ask, in order: configured servers, else those the uplinks gave (`resolv.conf.auto`, netifd), else resolv.conf's.
+    """Whom to ask, in order: configured servers, else those the uplinks gave (`resolv.conf.auto`,
+    netifd), else resolv.conf's.
 
-    A server beyond an uplink is asked through that uplink's device, so that a full tunnel that is down cannot swallow the
+    A server beyond an uplink is asked through that uplink's device, so that a full tunnel that is down
+    cannot swallow the
     question; one on this router or its LAN is asked as the kernel routes it.
     """
     if settings.dns.servers:
@@ -96,7 +101,9 @@ def _configured(text: str) -> Nameserver:
 def _devices(
     server: Nameserver, world: World, settings: Settings, found: tuple[Exit, ...]
 ) -> tuple[str, ...]:
-    """The devices to ask this server through: its own uplink's, else every exit of its family, best first; "" for none."""
+    """The devices to ask this server through: its own uplink's, else every exit of its family, best first;
+    "" for none.
+    """
     if server.device:
         return (server.device,)
     if world.net is not None and is_near(server.address, world.net, found):

@@ -1,5 +1,7 @@
-"""What the user wants, as frozen values. Made by config/load.py; the defaults stand in config/schema.py and are repeated
-here only so that a value can be built in a test without a file. No secret is ever part of a setting but MQTT's file names.
+"""What the user wants, as frozen values. Made by config/load.py; the defaults stand in config/schema.py
+and are repeated
+here only so that a value can be built in a test without a file. No secret is ever part of a setting but
+MQTT's file names.
 """
 
 from __future__ import annotations
@@ -59,7 +61,8 @@ class Ladder:
     backoff_max: Seconds = 900.0
     steps_per_hour: int = 120  # of one peer
     restarts_per_hour: int = 2  # of one device: renew and restart together
-    return_after: Seconds = 300.0  # on an alternative: try the preferred endpoint again after this, doubling up to backoff_max × 4
+    # on an alternative: try the preferred endpoint again after this, doubling up to backoff_max × 4
+    return_after: Seconds = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,7 @@ class Dns:
     """How names are resolved."""
 
     servers: tuple[str, ...] = ()  # addresses, "address#port"; empty: those the WANs gave
-    ttl_min: Seconds = 10.0
+    ttl_min: Seconds = 5.0
     ttl_max: Seconds = 3600.0
     timeout: Seconds = 1.5  # of one query to one server
     retry: Seconds = 5.0  # after a failure, doubling up to retry_max
@@ -150,7 +153,8 @@ class TrafficRule:
     protocol: str = ""  # tcp | udp | icmp | ""
     src_port: str = ""
     dst_port: str = ""  # "443", "80,443", "1000-2000"
-    ipset: str = ""  # destinations in the sets <ipset>_4 and <ipset>_6 of `inet wgrouter`, for dnsmasq's nftset to fill
+    # destinations in the sets <ipset>_4 and <ipset>_6 of `inet wgrouter`, for dnsmasq's nftset to fill
+    ipset: str = ""
     wans: tuple[str, ...] = ()  # in order of preference; "balanced" is all by weight
     last_resort: str = "default"  # default | unreachable | blackhole
     sticky: bool = False  # by source address

@@ -1,7 +1,10 @@
-"""Per-peer care: moves endpoints with their names, climbs the ladder when a peer is silent, and waits for proof.
+"""Per-peer care: moves endpoints with their names, climbs the ladder when a peer is silent, and waits
+for proof.
 
-Decides when to act; liveness.py decides what is true and ladder.py what can be done. Knows nothing of routing beyond
-`Outlook.reachable`, and of DNS only what `Outlook` shows. A failed look-up never gets here: only answers change candidates.
+Decides when to act; liveness.py decides what is true and ladder.py what can be done. Knows nothing of
+routing beyond
+`Outlook.reachable`, and of DNS only what `Outlook` shows. A failed look-up never gets here: only
+answers change candidates.
 """
 
 from __future__ import annotations
@@ -22,16 +25,14 @@ from wgrouter.core.ladder import (
     Skip,
     candidates,
     names_of,
-    nudge_target,
     set_endpoint,
 )
-from wgrouter.core.liveness import ALIVE, DEAD, IDLE, NEW, SUSPECT, UNSEEN, Pulse
+from wgrouter.core.liveness import ALIVE, DEAD, NEW, SUSPECT, UNSEEN
 from wgrouter.core.machine import Context
 from wgrouter.core.messages import (
     CHANGES,
     Commanded,
     Configured,
-    Effect,
     Event,
     Failed,
     Look,
@@ -40,19 +41,16 @@ from wgrouter.core.messages import (
     Renew,
     Replied,
     Restart,
-    SetEndpoint,
     Unsent,
 )
 from wgrouter.core.model import LONG_AGO, NEVER, WIREGUARD, DeviceSeen, Endpoint, Instant, PeerSeen, Seconds
 from wgrouter.core.settings import Peer, Tunnel
+from wgrouter.core.tunnel_probes import ATTEMPTS_KEPT, Listening
 
 HOUR: Seconds = 3600.0
 RESOLVE_WITHIN: Seconds = 3.0  # the rung "resolve" waits this long for the names
 QUICK_LOOK: Seconds = 0.5  # between looks while a step waits for proof
 WATCHFUL_LOOK: Seconds = 1.0  # while a peer is new or suspect
-SETTLE: Seconds = 0.2  # bytes seen this soon after a step may have come before it
-TRIAL: Seconds = 2.0  # an alternative endpoint is given up for at most this long to try the preferred one
-ATTEMPTS_KEPT = 12
 GIVEN_KEPT = 32
 
 
@@ -92,7 +90,7 @@ def _concerns(memory: Memory, event: Event, now: Instant, outlook: Outlook) -> b
     return True
 
 
-class _Round:
+class _Round(Listening):
     """The work of one step: collects effects and findings; nothing of it outlives the step."""
 
     def __init__(
@@ -103,14 +101,11 @@ class _Round:
         outlook: Outlook,
         before: Mapping[str, DeviceSeen] | None,
     ) -> None:
-        self.memory, self.event, self.context, self.outlook = memory, event, context, outlook
+        super().__init__(event, context, memory.probe_ids)
+        self.memory, self.outlook = memory, outlook
         self.before = before or {}
-        self.now = context.now
         self.devices = context.world.wireguard
-        self.effects: list[Effect] = []
-        self.findings: list[Finding] = []
         self.hurry: list[str] = []
-        self.probe_ids = memory.probe_ids
         self.restarts = dict(memory.restarts)
         self.cares = dict(memory.peers)
 
@@ -199,7 +194,8 @@ class _Round:
             return self._trial(peer, care, seen)
         moved = peer.device in self.outlook.rerouted or (self.outlook.network_changed and self._wanted(peer))
         if moved and seen.endpoint is not None and care.step is None:
-            # Clears the source address that WireGuard cached, and tells a peer that does not know where we are now.
+            # Clears the source address that WireGuard cached, and tells a peer that does not know where we
+            # are now.
             self.effects += set_endpoint(peer, seen, seen.endpoint)
             care = self._nudge(peer, care)
         care = self._reconcile(peer, care, seen, places)
@@ -247,17 +243,6 @@ class _Round:
             self._say(Why.TUNNEL_UNSEEN, peer, reason=told)
             care = Care(pulse=pulse, given=care.given)
         return care
-
-    def _proves(self, care: Care, pulse: Pulse, since: Instant) -> bool:
-        """Life after `since`, and not by bytes that were on their way already."""
-        if not pulse.proven or pulse.life_at <= since:
-            return False
-        late = pulse.life_at - since >= SETTLE or care.pulse.state == DEAD
-        return (
-            late
-            or pulse.life_by == "in-tunnel probe"
-            or (pulse.life_by == "handshake" and care.trial_until == NEVER)
-        )
 
     def _proved(self, peer: Peer, care: Care, seen: PeerSeen) -> Care:
         assert care.step is not None
@@ -309,7 +294,9 @@ class _Round:
     # ------------------------------------------------------------ the name moved
 
     def _reconcile(self, peer: Peer, care: Care, seen: PeerSeen, places: tuple[Place, ...]) -> Care:
-        """The current endpoint stays while it is among the candidates, and while a peer that roamed there is alive."""
+        """The current endpoint stays while it is among the candidates, and while a peer that roamed there
+        is alive.
+        """
         if not places:
             return self._homeless(peer, care) if seen.endpoint is None else care
         if care.homeless:
@@ -410,7 +397,8 @@ class _Round:
         tried = care.tried if endpoint is None or endpoint in care.tried else (*care.tried, endpoint)
         wait = liveness.PROOF
         if care.pulse.session and care.pulse.state != DEAD:
-            # WireGuard may hold on to a session that the peer has lost until it has asked in vain for SILENCE.
+            # WireGuard may hold on to a session that the peer has lost until it has asked in vain for
+            # SILENCE.
             wait += liveness.SILENCE
         return replace(
             care, step=attempt, deadline=self.now + wait, tried=tried, spent=(*care.spent, self.now),
@@ -456,7 +444,9 @@ class _Round:
         return replace(care, rung=0, round=care.round + 1, tried=(), skipped=(), resume_at=self.now + wait)
 
     def _failed(self, peer: Peer, care: Care, event: Failed) -> Care:
-        """A change that this peer's step asked for could not be made: no proof will come, the next rung may."""
+        """A change that this peer's step asked for could not be made: no proof will come, the next rung
+        may.
+        """
         if (
             care.step is None
             or getattr(event.effect, "device", getattr(event.effect, "interface", "")) != peer.device
@@ -479,104 +469,3 @@ class _Round:
         recent = tuple(at for at in self.restarts.get(tunnel.device, ()) if self.now - at < HOUR)
         self.restarts[tunnel.device] = recent
         return len(recent) < tunnel.ladder.restarts_per_hour
-
-    # ------------------------------------------------------------ back to the preferred endpoint
-
-    def _prefer(
-        self, tunnel: Tunnel, peer: Peer, care: Care, seen: PeerSeen, places: tuple[Place, ...]
-    ) -> Care:
-        """On an alternative that works: try the preferred endpoint now and then, briefly."""
-        rank = next((place.rank for place in places if place.endpoint == seen.endpoint), 0)
-        if rank == 0:
-            return care if care.return_at == NEVER else replace(care, return_at=NEVER, return_wait=0.0)
-        if care.pulse.state != ALIVE or care.step is not None:
-            return care
-        if care.return_at == NEVER:
-            wait = tunnel.ladder.return_after
-            return replace(
-                care,
-                return_wait=wait,
-                return_at=self.now + spread(wait, 0.1, self.context.seed, peer.subject),
-            )
-        preferred = places[0].endpoint
-        if self.now < care.return_at or places[0].rank >= rank:
-            return care
-        wait = min(care.return_wait * 2, tunnel.ladder.backoff_max * 4)
-        self.effects += set_endpoint(peer, seen, preferred)
-        care = replace(
-            care, trial_until=self.now + TRIAL, kept=seen.endpoint, return_wait=wait, return_at=self.now + TRIAL + wait,
-            attempts=(*care.attempts, Attempt(self.now, "return", f"try the preferred {preferred}"))[-ATTEMPTS_KEPT:],
-        )  # fmt: skip
-        return self._nudge(peer, care)
-
-    def _trial(self, peer: Peer, care: Care, seen: PeerSeen) -> Care:
-        """Proof is life after the endpoint was set while it is still set: an answer by the old path makes the peer roam back."""
-        attempt, kept = care.attempts[-1], care.kept
-        assert kept is not None
-        looked = isinstance(self.event, Observed) and self.event.wireguard is not None
-        if looked and self._proves(care, care.pulse, attempt.at) and seen.endpoint != kept:
-            self._say(Why.TUNNEL_RETURNED, peer, endpoint=str(seen.endpoint))
-            done = replace(attempt, result=f"proven by {care.pulse.life_by}")
-            return replace(care, trial_until=NEVER, kept=None, attempts=(*care.attempts[:-1], done))
-        if isinstance(self.event, Replied) and care.pulse.life_at == self.now:
-            self.effects.append(Look((WIREGUARD,)))
-        if self.now < care.trial_until:
-            return self._probe(peer, care)
-        if seen.endpoint != kept:
-            self.effects += set_endpoint(peer, seen, kept)
-        tried = str(
-            seen.endpoint if seen.endpoint != kept else attempt.action.removeprefix("try the preferred ")
-        )
-        self._say(Why.TUNNEL_RETURN_FAILED, peer, endpoint=tried, kept=str(kept))
-        done = replace(attempt, result="no sign of life")
-        pulse = replace(care.pulse, asked_since=NEVER, misses=0)  # the silence was of our making
-        return replace(
-            care, trial_until=NEVER, kept=None, attempts=(*care.attempts[:-1], done), pulse=pulse, probe_id=0
-        )
-
-    # ------------------------------------------------------------ probes in the tunnel
-
-    def _probes(self, peer: Peer, care: Care) -> bool:
-        if not nudge_target(peer) or care.probe_id or care.frozen:
-            return False
-        if care.step is not None or care.trial_until != NEVER:
-            return True
-        return bool(peer.probe) and care.pulse.state in (ALIVE, SUSPECT, IDLE) and peer.probe_interval > 0
-
-    def _probe_due(self, peer: Peer, care: Care) -> Instant:
-        if (
-            care.step is not None
-            or care.trial_until != NEVER
-            or care.pulse.state == SUSPECT
-            or care.pulse.misses
-        ):
-            return care.probe_at + liveness.PROBE_BURST
-        wait = spread(peer.probe_interval, 0.1, self.context.seed, peer.subject)
-        return max(care.probe_at, care.pulse.life_at) + wait
-
-    def _probe(self, peer: Peer, care: Care) -> Care:
-        if self._probes(peer, care) and self.now >= self._probe_due(peer, care):
-            return self._nudge(peer, care)
-        return care
-
-    def _nudge(self, peer: Peer, care: Care) -> Care:
-        """Send a packet into the tunnel: WireGuard must hear from the peer now, or start a handshake."""
-        target = nudge_target(peer)
-        if not target or care.probe_id:
-            return care
-        self.probe_ids += 2
-        self.effects.append(Probe(self.probe_ids, "icmp", target, peer.device, liveness.PROBE_TIMEOUT))
-        return replace(care, probe_id=self.probe_ids, probe_at=self.now)
-
-    def _say(self, why: Why, peer: Peer, **arguments: str | int | float) -> None:
-        self.findings.append(Finding(why, peer.subject, arguments))
-
-
-def is_idle(care: Care) -> bool:
-    """Nothing is under way for this peer."""
-    return care.step is None and care.trial_until == NEVER and care.pulse.state in (ALIVE, IDLE, NEW, UNSEEN)
-
-
-def endpoint_was_given(effects: tuple[Effect, ...], care: Care) -> bool:
-    """Invariant for tests: every endpoint set was in an answer or the configuration."""
-    return all(effect.endpoint in care.given for effect in effects if isinstance(effect, SetEndpoint))

@@ -1,4 +1,6 @@
-"""Which DNS servers the uplinks gave: OpenWrt's resolv.conf.auto, else resolv.conf. Reads two files, decides nothing."""
+"""Which DNS servers the uplinks gave: OpenWrt's resolv.conf.auto, else resolv.conf. Reads two files,
+decides nothing.
+"""
 
 from __future__ import annotations
 
