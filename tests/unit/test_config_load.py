@@ -340,7 +340,7 @@ FAULTS = [
     ("config dns\nconfig dns\n option retry 9s", 2, "", "second section of type dns", "one such",
      "section skipped"),
     ("config dns\n option ttl_min 0.5", 2, "ttl_min", "'0.5' is less than 1s", "1s to 1h",
-     "default '10s' holds"),
+     "default '5s' holds"),
     ("config dns\n option ttl_min 30m\n option ttl_max 10m", 2, "ttl_min",
      "ttl_min (30m) is more than ttl_max", "", "30m too"),
     ("config dns\n option retry_max 2s", 2, "retry_max", "retry (5s) is more than retry_max (2s)", "",

@@ -1,4 +1,5 @@
 """Values of the core ⇄ JSON-ready data: what the journal writes and `replay` reads.
+
 Frozen dataclasses become objects tagged with their class (`"_"`), fields at their default left out;
 tuples become lists; mappings whose keys are not text become tagged lists of pairs. The core has no
 lists or sets, so nothing is ambiguous.

@@ -1,4 +1,5 @@
 """The ladder of remedies for a peer that does not answer, as a table.
+
 A rung looks at the Situation and either says what to do (an Action) or why it does not apply.
 tunnels.py climbs it and waits for proof after each step. A rung knows nothing of time, proof or cost,
 and never invents an address: every endpoint comes from `candidates`, that is from an answer of DNS or

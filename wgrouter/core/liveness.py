@@ -1,4 +1,5 @@
 """Is the peer alive? Evidence from handshakes, bytes and in-tunnel probes, and the state table over it.
+
 Knows WireGuard's own timing (protocol constants below) and nothing of remedies. What counts as life:
 the handshake token changed, a probe was answered, or bytes came in that are not handshake initiations.
 What counts as asking: bytes went out that are not keepalives, since keepalives are never answered. Any

@@ -1,4 +1,5 @@
 """The one shape that every state machine of the core has, so that the engine only strings them together.
+
 A machine is a module with a frozen `Memory`, `step(memory, event, context) -> Turn` and
 `wake_at(memory, context) -> Instant`. It gets every event and minds those that concern it. It never
 keeps what the World can tell. Probe ids: links.py uses even numbers, tunnels.py odd ones; query ids
