@@ -23,7 +23,7 @@ from wgrouter.core.names import Name, Wanted
 from wgrouter.core.settings import Dns, Settings
 
 HOST = "vpn.example.net"
-DNS = Dns()
+DNS = Dns(ttl_min=10.0)
 WOKE = Woke()
 FIRST, SECOND, THIRD = (Nameserver(f"192.0.2.{n}") for n in (1, 2, 3))
 
