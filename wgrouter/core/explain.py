@@ -7,7 +7,6 @@ interface → peer → uplink → clock → name → family → endpoint.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from wgrouter.core import liveness
@@ -121,9 +120,3 @@ def _next(peer: Peer, care: Care, now: Instant) -> Next | None:
     if care.return_at != NEVER:
         return Next("try the preferred endpoint", care.return_at)
     return None
-
-
-def worst(states: Mapping[str, int]) -> str:
-    """The state that a summary shows for many peers."""
-    order = (liveness.DEAD, liveness.UNSEEN, liveness.SUSPECT, liveness.NEW, liveness.IDLE, liveness.ALIVE)
-    return next((state for state in order if states.get(state)), liveness.ALIVE)
