@@ -62,7 +62,7 @@ def stages() -> list[Stage]:
 
 
 def end(child: subprocess.Popen[str]) -> None:
-    """End a stage's process group: interrupted, so that pytest reports what it has; then asked; then made to."""
+    """End a stage's process group: interrupted, so that pytest reports what it has, asked, made to."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         try:
             if child.poll() is None:
