@@ -46,9 +46,12 @@ class Outcome:
 
 def pytest_stage(kind: str, which: str, marks: str, limit_s: int) -> Stage:
     """A stage that runs the tests chosen by `marks` on one library set."""
-    command = [f"build/venv-{which}/bin/python", "-m", "pytest", "-m", marks, "-n", WORKERS[kind]]
-    # The model tests are long and stand together: whoever is idle takes some from whoever is not.
-    command += ["--dist", "worksteal", "--durations=10", "--durations-min=2"]
+    command = [f"build/venv-{which}/bin/python", "-m", "pytest", "-m", marks]
+    command += ["--durations=10", "--durations-min=2"]
+    if WORKERS[kind] != "0":
+        # The model tests are long and stand together: whoever is idle takes some from whoever is not. Never
+        # with "-n 0", which then waits for workers that nobody starts.
+        command += ["-n", WORKERS[kind], "--dist", "worksteal"]
     return Stage(f"{kind}-{which}", command, limit_s)
 
 
