@@ -1,0 +1,78 @@
+"""What counts as life, what counts as asking, and the state table over both."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wgrouter.core import liveness
+from wgrouter.core.liveness import ALIVE, DEAD, IDLE, NEW, SUSPECT, UNSEEN
+from wgrouter.core.model import NEVER, PeerSeen
+
+FRESH = PeerSeen("key", handshake=(1, 0))
+NONE = PeerSeen("key")
+
+
+def test_every_state_knows_every_signal() -> None:
+    states = (UNSEEN, NEW, ALIVE, IDLE, SUSPECT, DEAD)
+    signals = (liveness.GONE, liveness.LIFE, liveness.QUIET, liveness.UNSURE, liveness.SILENT)
+    assert set(liveness.TRANSITIONS) == set(product(states, signals))
+    assert {after for (state, _), after in liveness.TRANSITIONS.items() if state == DEAD} == {
+        DEAD,
+        ALIVE,
+        UNSEEN,
+    }
+
+
+@pytest.mark.parametrize(
+    ("received", "sent", "lives", "asks"),
+    [
+        (0, 0, False, False),
+        (32, 0, True, False),
+        (148, 0, False, False),  # the peer asks for a handshake, and does not hear us
+        (296, 0, False, False),
+        (92, 148, True, False),
+        (0, 32, False, False),  # a keepalive is never answered
+        (0, 64, False, False),
+        (0, 148, False, True),
+        (0, 128, False, True),
+        (32, 128, True, False),
+    ],
+)
+def test_bytes(received: int, sent: int, lives: bool, asks: bool) -> None:
+    seen = PeerSeen("key", handshake=(1, 0), rx_bytes=received, tx_bytes=sent)
+    pulse = liveness.observe(liveness.first_look(FRESH, 100.0), FRESH, seen, 105.0)
+    assert (pulse.life_at == 105.0, pulse.asked_since != NEVER) == (lives, asks)
+
+
+def test_silence_after_asking_is_death_and_only_life_ends_it() -> None:
+    asked = liveness.observe(
+        liveness.first_look(FRESH, 0.0), FRESH, PeerSeen("key", handshake=(1, 0), tx_bytes=128), 5.0
+    )
+    assert liveness.turn(asked, True, 7.9).state == ALIVE
+    assert liveness.turn(asked, True, 8.0).state == SUSPECT
+    assert liveness.turn(asked, True, 19.9).state == SUSPECT
+    dead = liveness.turn(asked, True, 20.0)
+    assert dead.state == DEAD
+    assert liveness.turn(liveness.alive(dead, "handshake", 21.0), True, 21.0).state == ALIVE
+
+
+def test_without_a_session_two_initiations_decide() -> None:
+    asked = liveness.observe(liveness.first_look(NONE, 0.0), NONE, PeerSeen("key", tx_bytes=148), 1.0)
+    assert liveness.turn(asked, True, 7.9).state == NEW
+    assert liveness.turn(asked, True, 8.0).state == DEAD
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 60), st.integers(0, 999), st.integers(0, 999)), max_size=30))
+def test_the_next_change_lies_ahead(looks: list[tuple[float, int, int]]) -> None:
+    now, before = 0.0, FRESH
+    pulse = liveness.first_look(before, now)
+    for wait, received, sent in looks:
+        now += wait
+        seen = PeerSeen("key", None, (1, 0), before.rx_bytes + received, before.tx_bytes + sent)
+        pulse = liveness.turn(liveness.observe(pulse, before, seen, now), True, now)
+        before = seen
+        assert liveness.next_change(pulse, now) > now
