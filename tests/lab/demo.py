@@ -1,6 +1,7 @@
 """`make demo`: the real agent in the lab, a peer's name that moves, and a timeline that a person can follow.
 
-SCENARIO ddns (the default) moves the peer and its name. What the plain rule "no handshake for 135 s:
+SCENARIO ddns (the default) moves the peer and its name; failover takes the first of two uplinks away.
+What the plain rule "no handshake for 135 s:
 resolve again" (the cron job that OpenWrt ships) would have cost is computed beside it, not run: it
 would take four minutes.
 """
@@ -8,14 +9,15 @@ would take four minutes.
 from __future__ import annotations
 
 import sys
+from typing import Any
 
-from tests.lab import NotInTime, build, now, single, sites, until
+from tests.lab import NotInTime, build, dual, now, single, sites, until
 
 TTL = 5  # seconds, of the peer's name
 RULE = 135.0  # seconds of handshake age after which reresolve-dns.sh resolves again
 CRON = 60.0  # seconds between its runs
 WITHIN = 40.0  # seconds that the demo waits for the tunnel
-SCENARIOS = ("ddns",)
+HOLD = 15.0  # seconds that an uplink is watched after it was healed
 
 
 def ddns() -> int:
@@ -61,6 +63,59 @@ def ddns() -> int:
     return 0
 
 
+def failover() -> int:
+    """The first of two uplinks loses its carrier, comes back, and goes silently dead. 0 if traffic followed."""
+    print("Building the lab: a router with two ISPs, a LAN client, a far site with WireGuard …", flush=True)
+    with build(dual(sites(1), ttl=TTL), wait=True) as lab:
+        agent = lab.router.start_agent("")
+        until(lambda: all(wan["state"] == "up" for wan in agent.status()["wans"]), within=20, what="uplinks")
+        outages = []
+        for what, fault in (
+            ("the carrier of the first uplink is cut", lab.cut_carrier),
+            ("beyond the first uplink's gateway all is dropped, silently", lab.blackhole),
+        ):
+            with lab.flow("router", "site1") as flow, lab.connects("client", "web") as lan:
+                until(flow.flowing, within=10, what="traffic in the tunnel")
+                begin = now()
+                fault("a")
+                _tell(begin, what)
+                until(
+                    lambda: _carrier(agent.status()) == "eth2",
+                    within=10,
+                    what="the switch to the second uplink",
+                )
+                try:
+                    until(flow.flowing, within=10, what="traffic in the tunnel again")
+                except NotInTime:
+                    print(agent.output())
+                    return 1
+                gaps = flow.outage(since=begin), lan.outage(since=begin)
+                _tell(begin, "traffic flows over the second")
+                outages.append((what, *gaps))
+                healed = now()
+                lab.heal()
+                until(
+                    lambda: _carrier(agent.status()) == "eth1",
+                    within=HOLD,
+                    what="failback to the first uplink",
+                )
+                _tell(begin, "healed, held, and back on the first")
+                outages.append(("failback", flow.outage(since=healed), lan.outage(since=healed)))
+        agent.stop()
+    print("\nOutage                                                          tunnel    new LAN connections")
+    for what, tunnel, connections in outages:
+        print(f"{what:60} {tunnel * 1000:6.0f} ms {connections * 1000:15.0f} ms")
+    return 0
+
+
+def _carrier(status: dict[str, Any]) -> str:
+    """The device that carries IPv4."""
+    return str(next((wan["device"] for wan in status["wans"] if wan["active"] and wan["family"] == 4), ""))
+
+
+SCENARIOS = {"ddns": ddns, "failover": failover}
+
+
 def _tell(begin: float, text: str) -> None:
     print(f"{now() - begin:7.3f} s  {text}", flush=True)
 
@@ -70,7 +125,7 @@ def main(arguments: list[str]) -> int:
     if scenario not in SCENARIOS:
         print(f"{scenario!r} is no scenario; there is: {', '.join(SCENARIOS)}", file=sys.stderr)
         return 2
-    return ddns()
+    return SCENARIOS[scenario]()
 
 
 if __name__ == "__main__":
