@@ -64,7 +64,7 @@ def ddns() -> int:
 
 
 def failover() -> int:
-    """The first of two uplinks loses its carrier, comes back, and goes silently dead. 0 if traffic followed."""
+    """The first of two uplinks loses its carrier, comes back, goes silently dead. 0 if traffic followed."""
     print("Building the lab: a router with two ISPs, a LAN client, a far site with WireGuard …", flush=True)
     with build(dual(sites(1), ttl=TTL), wait=True) as lab:
         agent = lab.router.start_agent("")
