@@ -33,9 +33,11 @@ from wgrouter.core.messages import (
     RemoveNft,
     Replied,
     SetFwmark,
+    Unsent,
     Woke,
 )
 from wgrouter.core.model import RT_TABLE_MAIN, Address, DeviceSeen, Hop, Link, Net, Route, World
+from wgrouter.core.probes import SENT_ONLY
 from wgrouter.core.settings import Settings, Tunnel
 
 INTERNET = {4: "198.51.100.1", 6: "2001:db8:ffff::1"}
@@ -56,6 +58,7 @@ class Isp:
     hole: bool = False  # a silent black hole
     plugged: bool = True  # the device and its routes exist
     dead_targets: frozenset[str] = frozenset()
+    busy: bool = False  # traffic flows both ways, as far as the link lets it
 
     def gateway(self, family: int) -> str:
         return f"10.{self.metric}.0.1" if family == 4 else f"2001:db8:{self.metric}::1"
@@ -144,6 +147,14 @@ class Router:
 
     def answer(self, probe: Probe) -> None:
         isp = next((isp for isp in self.isps if isp.name == probe.device), None)
+        if probe.method == "counters":
+            if isp is None or not isp.busy:
+                self.push(0.0, Unsent(probe.id, "idle"))
+            elif isp.hole or not isp.carrier:
+                self.push(0.0, Unsent(probe.id, SENT_ONLY))
+            else:
+                self.push(0.0, Replied(probe.id, 0.0))
+            return
         if isp is None or not (isp.plugged and isp.carrier) or isp.hole or probe.target in isp.dead_targets:
             return
         if jitter.unit(self.seed, "loss", probe.id) < isp.loss:
@@ -291,9 +302,9 @@ class Router:
         return found.hops[0].device if found.hops else found.kind
 
     def probes(self, since: float, name: str) -> int:
-        return sum(
-            1 for when, e in self.effects if isinstance(e, Probe) and when >= since and e.device == name
-        )
+        """How many were sent that cost anything."""
+        sent = [effect for when, effect in self.effects if when >= since and isinstance(effect, Probe)]
+        return sum(1 for probe in sent if probe.device == name and probe.method != "counters")
 
     def forgotten(self, since: float = 0.0) -> list[tuple[float, str]]:
         return [(w, e.local_address) for w, e in self.effects if isinstance(e, ForgetFlows) and w >= since]

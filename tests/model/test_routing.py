@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from tests.model.dualwan import Isp, Router
 from wgrouter.core import links, plan, ranges, routing, uplink
 from wgrouter.core.findings import Why
-from wgrouter.core.messages import AddRoute, AddRule, DeleteRoute, DeleteRule, Effect, Observed, Probe
+from wgrouter.core.messages import AddRoute, AddRule, DeleteRoute, DeleteRule, Effect, Observed, Probe, Unsent
 from wgrouter.core.model import RT_TABLE_MAIN, Hop, Route, Rule
+from wgrouter.core.probes import SENT_ONLY
 from wgrouter.core.settings import Hold, Probing, Settings, Tunnel, Wan
 from wgrouter.core.settings import Routing as RoutingSettings
 
@@ -515,14 +516,54 @@ def test_the_lowest_latency_wins_among_equals_by_the_margin_only() -> None:
     assert router.uplink.switches == 1
 
 
+METERED = Settings(wans=(Wan("a", device=A, metered=True), Wan("b", device=B, priority=20)))
+
+
 def test_metered_links_are_probed_seldom() -> None:
-    router, _, _ = two(
-        settings=Settings(wans=(Wan("a", device=A, priority=1), Wan("b", device=B, metered=True)))
-    )
+    router, _, _ = two(settings=METERED)
     router.run(10.0)
     start = router.now
     router.run(100.0)
-    assert router.probes(start, B) == 10 and router.probes(start, A) == 100
+    assert router.probes(start, A) == 10 and router.probes(start, B) == 100
+
+
+def test_metered_links_that_receive_are_probed_hardly_ever() -> None:
+    router, a, _ = two(settings=METERED)
+    a.busy = True
+    router.run(10.0)
+    start = router.now
+    router.run(600.0)
+    assert 9 <= router.probes(start, A) <= 11
+
+
+def test_a_metered_link_in_use_is_left_nearly_as_fast_as_any() -> None:
+    """Its counters are read each second: it sends and receives nothing, so a burst is worth its price."""
+    router, a, _ = two(settings=METERED)
+    a.busy = True
+    router.run(30.3)
+    cut = router.now
+    router.quietly(0.0, set_to(a, hole=True))
+    router.run(10.0)
+    [(when, _)] = router.said(Why.UPLINK_FAILOVER)
+    assert when - cut < 1.6
+
+
+def test_one_way_traffic_on_a_metered_link_costs_one_burst_per_interval_at_most() -> None:
+    router, a, _ = two(settings=METERED)
+    router.run(10.0)
+    a.busy = True
+    original = router.answer
+
+    def answer(probe: Probe) -> None:
+        if probe.method == "counters" and probe.device == A:
+            router.push(0.0, Unsent(probe.id, SENT_ONLY))
+        else:
+            original(probe)
+
+    router.answer = answer  # type: ignore[method-assign]
+    start = router.now
+    router.run(100.0)
+    assert router.probes(start, A) <= 32 and router.chosen() == "a"
 
 
 # ---------------------------------------------------------------- random topologies, random faults

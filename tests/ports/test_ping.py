@@ -20,6 +20,7 @@ import pytest
 
 from tests.ports.turning import Turning
 from wgrouter.core.messages import Probe, Replied, Unsent
+from wgrouter.core.probes import SENT_ONLY
 from wgrouter.ports import _echo, _streams
 from wgrouter.ports.ping import Prober
 
@@ -393,6 +394,37 @@ def test_too_many_at_once_are_refused(loop: Turning, prober: Prober) -> None:
     for id in range(2, 2 * _streams.FLIGHTS_MAX + 4, 2):
         prober.probe(probe(id, "tcp", "10.0.0.77", port=80))
     assert [type(event) for event in loop.events] == [Unsent]
+
+
+# ---------------------------------------------------------------- counters
+
+
+def test_counters_tell_received_from_sent_only_from_idle(loop: Turning, prober: Prober) -> None:
+    def read(id: int) -> object:
+        loop.events.clear()
+        prober.probe(probe(id, "counters", "IPv4", "up1"))
+        event = loop.events[0]
+        return event.reason if isinstance(event, Unsent) else "received"
+
+    read(2)
+    prober.probe(probe(4, "icmp", TARGET4, "up1"))
+    loop.until(lambda: [event for event in loop.events if isinstance(event, Replied)])
+    assert read(6) == "received"
+    deaf = "table ip deaf { chain c { type filter hook prerouting priority 0; policy drop; }; }"
+    sh(
+        f"ip netns exec {FAR} nft '{deaf}'",
+        f"ip -n {NEAR} neigh replace 10.0.1.1 lladdr 02:00:00:00:00:01 dev up1",
+    )
+    try:
+        read(8)
+        for id in range(10, 30, 2):
+            prober.probe(probe(id, "icmp", TARGET4, "up1"))
+        assert read(30) == SENT_ONLY
+        assert read(32) == "idle"
+    finally:
+        sh(f"ip netns exec {FAR} nft delete table ip deaf", f"ip -n {NEAR} neigh flush dev up1")
+    prober.probe(probe(34, "counters", "IPv4", "nosuch0"))
+    assert isinstance(loop.events[-1], Unsent) and "ENODEV" in loop.events[-1].reason
 
 
 # ---------------------------------------------------------------- words

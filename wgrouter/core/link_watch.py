@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from wgrouter.core.link_states import DEGRADED, HELD, SUSPECT, UNPROVEN, UP, USABLE, Penalty
-from wgrouter.core.model import NEVER, Instant
+from wgrouter.core.model import LONG_AGO, NEVER, Instant
 from wgrouter.core.settings import Wan
 from wgrouter.core.wans import Path
 from wgrouter.core.window import Quality, Sample, Target
@@ -47,6 +47,9 @@ class Watch:
     evidence: str = ""
     gone_at: Instant = NEVER
     quality: Quality = field(default_factory=Quality)
+    listen_at: Instant = NEVER  # when a metered link's counters are read next …
+    listen_id: int = 0  # … and the id of that reading
+    alarm_at: Instant = LONG_AGO  # when counters last started a burst
 
 
 @dataclass(frozen=True, slots=True)

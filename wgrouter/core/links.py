@@ -41,7 +41,7 @@ from wgrouter.core.link_watch import Burst, Memory, Uplink, Watch
 from wgrouter.core.machine import Context, Turn
 from wgrouter.core.messages import Configured, Effect, Event, Observed, Replied, Unsent
 from wgrouter.core.model import LONG_AGO, NEVER, Instant, Seconds
-from wgrouter.core.probes import probe
+from wgrouter.core.probes import SENT_ONLY, listen, probe
 from wgrouter.core.settings import Probing, Wan
 from wgrouter.core.wans import Path
 from wgrouter.core.window import Sample, Target
@@ -53,6 +53,7 @@ STALL: Seconds = 0.25  # woken this much too late, answers may lie unread: wait 
 REMEMBERED: Seconds = 600.0  # a discovered WAN that went keeps its history this long
 DEAD_EVERY = 10  # a dead target is asked once in so many probes
 CLEAN_LOSS = 10.0  # percent: below this a late answer is news
+TRUSTED = 6  # metered intervals: received bytes stand in for a probe no longer than this
 FLAPPING_FROM = 2.5  # penalty: the third change within a minute or so
 
 
@@ -82,6 +83,9 @@ def step(memory: Memory, event: Event, context: Context) -> Turn[Memory]:
     watches, wakes = dict(memory.watches), dict(memory.wakes)
     if isinstance(event, (Replied, Unsent)) and event.id % 2 == 0:
         for key, watch in watches.items():
+            if event.id == watch.listen_id != 0:
+                watches[key], wakes[key] = _listened(watch, event, context, findings), LONG_AGO
+                break
             if any(sample.id == event.id for sample in reversed(watch.samples)):
                 watches[key], wakes[key] = _heard(watch, event, context, findings), LONG_AGO
                 break
@@ -115,7 +119,7 @@ def wake_at(memory: Memory, context: Context) -> Instant:
 def _wake(watch: Watch, context: Context) -> Instant:
     if watch.state == OFF:
         return NEVER
-    due = watch.next_at
+    due = min(watch.next_at, watch.listen_at)
     if watch.burst is not None:
         due = min(due, watch.burst.next_at if watch.burst.left else watch.burst.decide_at)
     if watch.state in (UP, HELD, DEGRADED):
@@ -168,7 +172,8 @@ def _new(path: Path, started: bool, context: Context, findings: list[Finding]) -
     # Families half an interval apart: a cut is noticed by whichever probes next.
     phase = (jitter.unit(context.seed, "probe", path.wan) + path.family / 4.0) % 1.0
     next_at = now + _interval(wan, settings.probing) * (0.05 + 0.95 * phase)
-    watch = Watch(path, wan, _targets(path, wan, settings.probing), OFF, now, next_at)
+    targets = _targets(path, wan, settings.probing)
+    watch = Watch(path, wan, targets, OFF, now, next_at, listen_at=now if wan.metered else NEVER)
     if not path.works:
         return replace(watch, evidence=_lack(path))
     findings.append(_appeared(path))
@@ -180,6 +185,8 @@ def _changed(old: Watch, path: Path, context: Context, findings: list[Finding]) 
     wan = wans.options(context.settings, path.wan)
     targets = _targets(path, wan, context.settings.probing)
     watch = replace(old, path=path, wan=wan, targets=targets, gone_at=NEVER)
+    if targets != old.targets or wan != old.wan:  # other settings
+        watch = replace(watch, next_at=context.now, listen_at=context.now if wan.metered else NEVER)
     if not path.works:
         return _fire(watch, CUT, _lack(path), context, findings)
     moved = (path.device, path.gateway) != (old.path.device, old.path.gateway)
@@ -232,6 +239,20 @@ def _heard(watch: Watch, event: Replied | Unsent, context: Context, findings: li
     return _fire(watch, ANSWER, evidence, context, findings)
 
 
+def _listened(watch: Watch, event: Replied | Unsent, context: Context, findings: list[Finding]) -> Watch:
+    """The counters of a metered link, which cost nothing: what is received proves it, and a paid probe can
+    wait (not for ever: broadcasts of a dead provider count too). Sending and receiving nothing is suspicious.
+    """
+    now, probing = context.now, context.settings.probing
+    if isinstance(event, Replied):
+        last = watch.samples[-1].sent if watch.samples else now
+        until = min(now + probing.metered_interval, last + TRUSTED * probing.metered_interval)
+        return replace(watch, next_at=max(watch.next_at, until)) if watch.state == UP else watch
+    if event.reason == SENT_ONLY and watch.state == UP and now - watch.alarm_at >= probing.metered_interval:
+        return _late(replace(watch, alarm_at=now), "sends and receives nothing", context, findings)
+    return watch
+
+
 def _decide(watch: Watch, context: Context, findings: list[Finding]) -> tuple[Watch, bool]:
     """What time alone has decided. The second part: an answer is late on a path that loses little."""
     now, probing = context.now, context.settings.probing
@@ -239,7 +260,8 @@ def _decide(watch: Watch, context: Context, findings: list[Finding]) -> tuple[Wa
         return watch, False
     if not watch.targets:
         watch = _fire(replace(watch, burst=None), ANSWER, "has carrier; nothing to probe", context, findings)
-    samples, oldest = watch.samples, now - probing.window
+    # On a metered link ten samples take longer than the window.
+    samples, oldest = watch.samples, now - max(probing.window, 12.0 * _interval(watch.wan, probing))
     if samples and samples[0].sent < oldest:
         samples = tuple(sample for sample in samples if sample.sent >= oldest)
     late = window.late_after(samples, probing)
@@ -365,6 +387,11 @@ def _targets(path: Path, wan: Wan, probing: Probing) -> tuple[Target, ...]:
 
 def _send(watch: Watch, context: Context, last_id: int, effects: list[Effect]) -> tuple[Watch, int]:
     now, probing, burst = context.now, context.settings.probing, watch.burst
+    if now >= watch.listen_at and watch.state != OFF:
+        last_id += 2
+        effects.append(listen(last_id, watch.path))
+        next_at = _next(watch.listen_at, max(0.05, probing.interval), now)
+        watch = replace(watch, listen_at=next_at, listen_id=last_id)
     if watch.state == OFF or not watch.targets:
         return (watch if watch.state == OFF else replace(watch, next_at=NEVER)), last_id
     if burst is not None and burst.left and now >= burst.next_at:

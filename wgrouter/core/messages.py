@@ -183,7 +183,7 @@ class Probe:
     """
 
     id: int
-    method: str  # icmp | dns-udp | dns-tcp | tcp | http | https | arp
+    method: str  # icmp | dns-udp | dns-tcp | tcp | http | https | arp | counters (sends nothing)
     target: (
         str  # an address literal; for http(s) a URL whose host is looked up nowhere: `target` is the address
     )

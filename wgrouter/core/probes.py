@@ -8,6 +8,7 @@ from wgrouter.core.settings import Settings
 from wgrouter.core.wans import Path
 from wgrouter.core.window import Target
 
+SENT_ONLY = "sent, nothing received"  # what ports/ping.py says of counters that show this
 PORTS = {"dns-udp": 53, "dns-tcp": 53, "tcp": 443, "http": 80, "https": 443}
 
 
@@ -30,3 +31,10 @@ def probe(id: int, target: Target, path: Path, settings: Settings) -> Probe:
         detail=detail,
         mark=ranges.strict_mark(settings.routing, path.index) if path.index else 0,
     )
+
+
+def listen(id: int, path: Path) -> Probe:
+    """A reading of the device's counters: Replied if it has received anything since the last one, else
+    Unsent.
+    """
+    return Probe(id, "counters", f"IPv{path.family}", path.device, timeout=0.0)

@@ -362,7 +362,7 @@ def _by_hand(
         findings.append(Finding(Why.UPLINK_UNKNOWN, name, said))
         return memory
     try:
-        seconds = float(event.arguments.get("seconds", "0") or "0")
+        seconds = float(event.arguments.get("seconds") or context.settings.routing.switch_seconds)
     except ValueError:
         seconds = 0.0
     limited = 0.0 < seconds < NEVER

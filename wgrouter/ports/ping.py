@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from wgrouter.core.messages import Probe, Replied, Unsent
+from wgrouter.ports._counters import Counters
 from wgrouter.ports._echo import Echo
 from wgrouter.ports._neighbour import Neighbours
 from wgrouter.ports._probe_loop import Loop, reason_of
@@ -23,6 +24,7 @@ class Prober:
         self._echo = Echo(loop, self._replied)
         self._neighbours = Neighbours(loop, self._replied)
         self._streams = Streams(loop, self._replied, self._unsent)
+        self._counters = Counters(self._replied, self._unsent)
         self._methods: Mapping[str, Callable[[Probe], None]] = {
             "icmp": self._echo.send,
             "arp": self._neighbours.send,
@@ -31,6 +33,7 @@ class Prober:
             "tcp": self._streams.send,
             "http": self._streams.send,
             "https": self._streams.send,
+            "counters": self._counters.send,
         }
 
     def probe(self, effect: Probe) -> None:
