@@ -34,7 +34,7 @@ SEED = 0x77677274  # of the hash for sticky sources: the same after every restar
 SLOTS = 12  # per unit of weight in that hash, so that a lost WAN's share can be spread
 
 _DIGEST = re.compile(r'comment "wgrouter ([0-9a-f]{8})"')
-_PORTS = re.compile(r"\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*")
+_PORT = re.compile(r"[0-9]{1,5}(-[0-9]{1,5})?")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,24}")
 _DEVICE = re.compile(r'[^\s"\\/*]{1,15}')
 _PROTOCOLS = {"": "", "tcp": "tcp", "udp": "udp", "icmp": "{ icmp, ipv6-icmp }"}
@@ -249,10 +249,10 @@ def _matches(rule: TrafficRule, scene: _Scene) -> list[str]:
     parts = [f"meta nfproto {scene.proto}"]
     for selector, text in (("saddr", rule.src), ("daddr", rule.dst)):
         if text:
-            mine = [prefix for prefix in text.split(",") if (":" in prefix) == (scene.family != IPV4)]
+            mine = _prefixes(text, scene.family)
             if not mine:
                 return []
-            parts.append(f"{word} {selector} {{ {', '.join(prefix.strip() for prefix in mine)} }}")
+            parts.append(f"{word} {selector} {{ {', '.join(mine)} }}")
     if rule.ipset:
         parts.append(f"{word} daddr @{rule.ipset}_{scene.family}")
     protocol = _PROTOCOLS[rule.protocol]
@@ -262,24 +262,51 @@ def _matches(rule: TrafficRule, scene: _Scene) -> list[str]:
         parts.append(f"meta l4proto {protocol}")
     for selector, text in (("sport", rule.src_port), ("dport", rule.dst_port)):
         if text:
-            parts.append(f"th {selector} {{ {', '.join(text.replace(' ', '').split(','))} }}")
+            parts.append(f"th {selector} {{ {', '.join(_ports(text))} }}")
     return [" ".join(parts)]
 
 
 def _sound(rule: TrafficRule) -> bool:
     """Whether every word of it is one that nft takes: one bad word would cost the whole ruleset."""
     try:
-        for text in (rule.src, rule.dst):
-            for prefix in text.split(",") if text else ():
-                ipaddress.ip_network(prefix.strip())
+        for text in filter(None, (rule.src, rule.dst)):
+            _prefixes(text, IPV4)
+        for text in filter(None, (rule.src_port, rule.dst_port)):
+            _ports(text)
     except ValueError:
         return False
-    ports = all(
-        not text or _PORTS.fullmatch(text.replace(" ", "")) for text in (rule.src_port, rule.dst_port)
-    )
     named = not rule.ipset or _NAME.fullmatch(rule.ipset)
     with_ports = not (rule.src_port or rule.dst_port) or rule.protocol in ("", "tcp", "udp")
-    return bool(ports and named and with_ports and rule.protocol in _PROTOCOLS)
+    return bool(named and with_ports and rule.protocol in _PROTOCOLS)
+
+
+def _prefixes(text: str, family: int) -> list[str]:
+    """Those of one family, in words that nft takes: it refuses what overlaps. ValueError for what is no
+    prefix.
+    """
+    networks = [ipaddress.ip_network(word.strip(), strict=False) for word in text.split(",")]
+    if family == IPV4:
+        return [str(n) for n in ipaddress.collapse_addresses(n for n in networks if n.version == 4)]
+    return [str(n) for n in ipaddress.collapse_addresses(n for n in networks if n.version == 6)]
+
+
+def _ports(text: str) -> list[str]:
+    """Ports and ranges, merged where they overlap. ValueError for what is none."""
+    spans = []
+    for word in text.replace(" ", "").split(","):
+        if not _PORT.fullmatch(word):
+            raise ValueError(word)
+        first, _, last = word.partition("-")
+        spans.append((int(first), int(last or first)))
+        if not 0 <= spans[-1][0] <= spans[-1][1] <= 65535:
+            raise ValueError(word)
+    merged: list[tuple[int, int]] = []
+    for low, high in sorted(spans):
+        if merged and low <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
+        else:
+            merged.append((low, high))
+    return [f"{low}-{high}" if high > low else f"{low}" for low, high in merged]
 
 
 def _nameable(uplink: Uplink) -> bool:
