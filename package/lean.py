@@ -16,6 +16,10 @@ from collections.abc import Iterable, Mapping
 # Modules that are imported for types and nothing else: what of them is not used any more may go.
 FOR_TYPES = ("typing", "collections.abc", "types")
 
+# What config/schema.py says for people, by the function and the place of the argument: the shipped
+# configuration file and docs/configuration.md, made of the whole schema, say it on the router and here.
+HELP = {"Option": 3, "Section": 2, "_enabled": 0}
+
 
 def lean(source: str, keep: frozenset[str] = frozenset()) -> str:
     """The module without what only people and mypy read. `keep`: names that other modules take from it."""
@@ -81,6 +85,13 @@ class _Slimmer(ast.NodeTransformer):
 
     def visit_arg(self, node: ast.arg) -> ast.arg:
         node.annotation = None
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.Call:
+        self.generic_visit(node)
+        place = HELP.get(node.func.id, -1) if isinstance(node.func, ast.Name) else -1
+        if 0 <= place < len(node.args) and isinstance(node.args[place], ast.Constant):
+            node.args[place] = ast.Constant("")
         return node
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AnnAssign | ast.Assign | None:
