@@ -186,7 +186,7 @@ def test_the_tail_shows_what_was_said_or_changed_and_reaches_back_beyond_the_rin
     shown = journal.tail(1000)
     assert [row["number"] for row in shown if row["findings"]] == list(range(3, 61, 3))
     assert shown[0]["event"] == ""
-    assert shown[-1]["effects"] == ["SetEndpoint device=wg0 public_key=key endpoint=203.0.113.5:60"]
+    assert shown[-1]["effects"] == ["wg set wg0 peer key endpoint 203.0.113.5:60"]
     assert all("Look" not in effect for row in shown for effect in row["effects"])
 
 

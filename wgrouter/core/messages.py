@@ -154,6 +154,7 @@ Event = (
 )
 
 # ---------------------------------------------------------------- effects
+# Those that change the router read as the command that a person would type for the same.
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +206,9 @@ class SetEndpoint:
     public_key: str
     endpoint: Endpoint
 
+    def __str__(self) -> str:
+        return f"wg set {self.device} peer {self.public_key} endpoint {self.endpoint}"
+
 
 @dataclass(frozen=True, slots=True)
 class Provoke:
@@ -216,6 +220,10 @@ class Provoke:
     public_key: str
     keepalive: int
 
+    def __str__(self) -> str:
+        keepalive = f"0, then {self.keepalive}" if self.keepalive else "1, then 0"
+        return f"wg set {self.device} peer {self.public_key} persistent-keepalive {keepalive}"
+
 
 @dataclass(frozen=True, slots=True)
 class SetListenPort:
@@ -224,6 +232,9 @@ class SetListenPort:
     device: str
     port: int
 
+    def __str__(self) -> str:
+        return f"wg set {self.device} listen-port {self.port}"
+
 
 @dataclass(frozen=True, slots=True)
 class SetFwmark:
@@ -231,6 +242,9 @@ class SetFwmark:
 
     device: str
     mark: int
+
+    def __str__(self) -> str:
+        return f"wg set {self.device} fwmark {self.mark:#x}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +258,15 @@ class ForgetFlows:
     local_address: str = ""
     protocol: int = 17  # IPPROTO_UDP; 0 is any
 
+    def __str__(self) -> str:
+        words = {
+            "-p": self.protocol,
+            "--sport": self.local_port,
+            "-d": self.remote,
+            "-q": self.local_address,
+        }
+        return "conntrack -D" + "".join(f" {word} {value}" for word, value in words.items() if value)
+
 
 @dataclass(frozen=True, slots=True)
 class AddRoute:
@@ -253,12 +276,18 @@ class AddRoute:
 
     route: Route
 
+    def __str__(self) -> str:
+        return f"ip -{self.route.family} route replace {self.route}"
+
 
 @dataclass(frozen=True, slots=True)
 class DeleteRoute:
     """Take away exactly this route; its absence is no error."""
 
     route: Route
+
+    def __str__(self) -> str:
+        return f"ip -{self.route.family} route del {self.route}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,12 +296,18 @@ class AddRule:
 
     rule: Rule
 
+    def __str__(self) -> str:
+        return f"ip -{self.rule.family} rule add {self.rule}"
+
 
 @dataclass(frozen=True, slots=True)
 class DeleteRule:
     """Take away exactly this rule; its absence is no error."""
 
     rule: Rule
+
+    def __str__(self) -> str:
+        return f"ip -{self.rule.family} rule del {self.rule}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,10 +318,16 @@ class ApplyNft:
 
     ruleset: str
 
+    def __str__(self) -> str:
+        return f"nft -f - (table inet wgrouter, {self.ruleset.count(chr(10))} lines)"
+
 
 @dataclass(frozen=True, slots=True)
 class RemoveNft:
     """Take away `table inet wgrouter`; its absence is no error."""
+
+    def __str__(self) -> str:
+        return "nft delete table inet wgrouter"
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,12 +336,18 @@ class Renew:
 
     interface: str
 
+    def __str__(self) -> str:
+        return f"ubus call network.interface.{self.interface} renew"
+
 
 @dataclass(frozen=True, slots=True)
 class Restart:
     """Take the logical interface down and up again. The last rung."""
 
     interface: str
+
+    def __str__(self) -> str:
+        return f"ifdown {self.interface} && ifup {self.interface}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,6 +118,27 @@ class Route:
     def is_default(self) -> bool:
         return self.dst in ("0.0.0.0/0", "::/0")
 
+    def __str__(self) -> str:
+        """As `ip route` takes it, the family left out."""
+        kind = "" if self.kind == "unicast" else f"{self.kind} "
+        hops = [
+            (f" via {hop.gateway}" if hop.gateway else "")
+            + f" dev {hop.device}"
+            + " onlink" * hop.onlink
+            + (f" weight {hop.weight}" if len(self.hops) > 1 else "")
+            for hop in self.hops
+        ]
+        words = {
+            "from": self.src,
+            "table": self.table,
+            "metric": self.metric,
+            "proto": self.protocol,
+            "src": self.source,
+        }
+        rest = "".join(f" {word} {value}" for word, value in words.items() if value)
+        way = "".join(f" nexthop{hop}" for hop in hops) if len(hops) > 1 else "".join(hops)
+        return f"{kind}{'default' if self.is_default else self.dst}{way}{rest}"
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -138,6 +159,16 @@ class Rule:
     protocol: int = 0
     action: str = "to_table"  # to_table | blackhole | unreachable | prohibit | goto | nop
     other: bool = False  # carries selectors that this model has no word for: never equal to one of ours
+
+    def __str__(self) -> str:
+        """As `ip rule` takes it, the family left out."""
+        mark = f"{self.mark:#x}/{self.mask:#x}" if self.mask else ""
+        words = {"from": self.src, "to": self.dst, "fwmark": mark, "iif": self.iif, "oif": self.oif}
+        told = "".join(f" {word} {value}" for word, value in words.items() if value)
+        target = f"lookup {self.table}" if self.action == "to_table" else self.action
+        suppress = f" suppress_prefixlength {self.suppress}" if self.suppress >= 0 else ""
+        proto = f" protocol {self.protocol}" if self.protocol else ""
+        return f"pref {self.preference}{told} {target}{suppress}{proto}"
 
 
 @dataclass(frozen=True, slots=True)
