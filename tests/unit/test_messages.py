@@ -24,7 +24,7 @@ from wgrouter.core.messages import (
 from wgrouter.core.model import Endpoint, Hop, Route, Rule
 
 V6 = Route(6, 7400, "::/0", (Hop("fe80::1", "eth1"),), 5, 157, source="2001:db8::2", src="2001:db8::/56")
-SHARED = Route(4, 7400, "0.0.0.0/0", (Hop("192.0.2.1", "eth1", 3), Hop("", "ppp0")))
+SHARED = Route(4, 7400, "0.0.0.0/0", (Hop("192.0.2.1", "eth1", 3), Hop("", "ppp")))
 NONE = Route(4, 7401, "0.0.0.0/0", metric=9999, kind="unreachable")
 MARKED = Rule(4, 6071, 7401, mark=0x21000000, mask=0x3F000000, protocol=157)
 MAIN = Rule(6, 6900, 254, src="2001:db8::2", iif="lo", suppress=0)
@@ -37,7 +37,7 @@ ROWS: tuple[tuple[Effect, str], ...] = (
     ),
     (
         DeleteRoute(SHARED),
-        "ip -4 route del default nexthop via 192.0.2.1 dev eth1 weight 3 nexthop dev ppp0 weight 1 table 7400",
+        "ip -4 route del default nexthop via 192.0.2.1 dev eth1 weight 3 nexthop dev ppp weight 1 table 7400",
     ),
     (AddRoute(NONE), "ip -4 route replace unreachable default table 7401 metric 9999"),
     (AddRule(MARKED), "ip -4 rule add pref 6071 fwmark 0x21000000/0x3f000000 lookup 7401 protocol 157"),
