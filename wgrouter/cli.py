@@ -189,8 +189,18 @@ def _root(options: argparse.Namespace) -> str:
     return str(getattr(options, "root", "/"))
 
 
-def _confdir(options: argparse.Namespace) -> str:
-    return str(getattr(options, "confdir", None) or os.path.join(_root(options), "etc/config"))
+def _confdir(options: argparse.Namespace) -> str | None:
+    """The directory asked for; None: the loader looks where libuci does."""
+    return getattr(options, "confdir", None)
+
+
+def _place(options: argparse.Namespace) -> str:
+    """What to call the configuration. Failure where there is none at all."""
+    asked = _confdir(options)
+    place = asked or os.path.join(_root(options), "etc/config")
+    if not os.path.isdir(place) and (asked or not os.path.isdir(os.path.join(_root(options), "var/run/uci"))):
+        raise Failure(f"{place} is no directory")
+    return place
 
 
 def _socket(options: argparse.Namespace) -> str:
@@ -260,30 +270,28 @@ def _run(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     from wgrouter.config import load
 
-    if not os.path.isdir(_confdir(options)):
-        raise Failure(f"{_confdir(options)} is no directory")
+    place = _place(options)
     loaded = load.read(_root(options), _confdir(options))
     found = [_as_data(problem) for problem in loaded.problems]
-    errors = sum(1 for problem in found if problem.get("severity") != "warning")
 
     def draw(data: Any, paper: render.Paper) -> None:
         if found:
-            render.problems(
-                found, paper, f"{len(found)} problem{'s' * (len(found) > 1)} in {_confdir(options)}"
-            )
+            render.problems(found, paper, f"{len(found)} problem{'s' * (len(found) > 1)} in {place}")
         else:
-            paper.wrapped(f"{_confdir(options)}: no problems", style="green")
+            paper.wrapped(f"{place}: no problems", style="green")
 
-    _show(options, {"confdir": _confdir(options), "problems": found}, draw)
-    return PROBLEMS if errors else OK
+    _show(options, {"confdir": place, "problems": found}, draw)
+    return PROBLEMS if found else OK
 
 
 def _plan(options: argparse.Namespace) -> int:
     try:
         data = _ask(options, "plan")
     except client.NoAgent:
-        if not os.path.isdir(_confdir(options)):
-            raise Failure(f"no agent is running, and there is no {_confdir(options)} to plan from") from None
+        try:
+            _place(options)
+        except Failure as failure:
+            raise Failure(f"no agent is running, and there is nothing to plan from: {failure}") from None
         import wgrouter.daemon as daemon
 
         data = daemon.plan_once(_root(options), _confdir(options))
@@ -420,7 +428,7 @@ def _as_data(value: Any) -> dict[str, Any]:
 Describe = Callable[[argparse.ArgumentParser], None]
 COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str, Describe]] = {
     "run": (_run, "run the agent in the foreground (procd does)", _run_arguments),
-    "check": (_check, "look for problems in the configuration", _no_arguments),
+    "check": (_check, "look for problems in the configuration; exit status 1 if any", _no_arguments),
     "plan": (_plan, "show what would be done now; nothing is touched", _no_arguments),
     "status": (_status, "show WANs, tunnels and names", _no_arguments),
     "explain": (_explain, "say why something is as it is, and what comes next", _explain_arguments),

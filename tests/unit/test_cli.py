@@ -193,7 +193,7 @@ def test_run_hands_everything_to_the_daemon(daemon: types.SimpleNamespace, tmp_p
     assert cli.main(["run", "--root", str(tmp_path), "--journal", "j.jsonl", "--log-level", "debug"]) == 0
     assert daemon.calls == [
         (
-            (str(tmp_path), str(tmp_path / "etc/config")),
+            (str(tmp_path), None),
             {
                 "socket": str(tmp_path / "var/run/wgrouter/control.sock"),
                 "journal": "j.jsonl",
@@ -257,13 +257,13 @@ def test_plan_asks_the_agent_and_without_one_computes_it(
     other = tmp_path / "other"
     (other / "etc/config").mkdir(parents=True)
     assert cli.main(["plan", "--root", str(other)]) == 0
-    assert daemon.calls == [(str(other), str(other / "etc/config"))]
+    assert daemon.calls == [(str(other), None)]  # the loader knows where to look
     assert "1. AddRoute x" in capsys.readouterr().out
 
 
 def test_plan_with_neither_agent_nor_configuration(tmp_path: Path, capsys: Captured) -> None:
     assert cli.main(["plan", "--root", str(tmp_path)]) == 1
-    assert "no agent is running, and there is no" in capsys.readouterr().err
+    assert "no agent is running, and there is nothing to plan from" in capsys.readouterr().err
 
 
 @given(st.lists(st.tuples(st.integers(1, 999), st.sampled_from("smhd")), min_size=1, max_size=4))
@@ -303,6 +303,27 @@ def test_check_without_problems(tmp_path: Path, capsys: Captured) -> None:
     (tmp_path / "network").write_text("")
     assert cli.main(["check", "--confdir", str(tmp_path)]) == 0
     assert capsys.readouterr().out.split() == [f"{tmp_path}:", "no", "problems"]
+
+
+def test_check_is_one_for_any_problem(tmp_path: Path, capsys: Captured) -> None:
+    """A warning is a problem too: `wgrouter check && …` goes on with a configuration that says what it means."""
+    (tmp_path / "wgrouter").write_text("config routing 'routing'\n\toption mark_mask '0x3f00'\n")
+    (tmp_path / "network").write_text("")
+    assert cli.main(["check", "--json", "--confdir", str(tmp_path)]) == 1
+    (problem,) = json.loads(capsys.readouterr().out)["problems"]
+    assert problem["severity"] == "warning"
+
+
+def test_check_looks_where_libuci_does(tmp_path: Path, capsys: Captured) -> None:
+    """A file in /var/run/uci comes before that in /etc/config, unless --confdir names a place."""
+    for place, priority in (("var/run/uci", "abc"), ("etc/config", "10")):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "wgrouter").write_text(f"config wan 'lte'\n\toption priority '{priority}'\n")
+        (tmp_path / place / "network").write_text("config interface 'lte'\n\toption proto 'dhcp'\n")
+    assert cli.main(["check", "--json", "--root", str(tmp_path)]) == 1
+    (problem,) = json.loads(capsys.readouterr().out)["problems"]
+    assert problem["file"] == str(tmp_path / "var/run/uci/wgrouter")
+    assert cli.main(["check", "--root", str(tmp_path), "--confdir", str(tmp_path / "etc/config")]) == 0
 
 
 def test_check_of_nothing(tmp_path: Path, capsys: Captured) -> None:

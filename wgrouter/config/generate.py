@@ -55,7 +55,7 @@ config peer                         # a second way to one peer
 ```
 
 `wgrouter check` prints every mistake with its line, the value, what is accepted and what is done
-about it; it exits with 1 if one is more than a warning. `service wgrouter reload` takes changes over.
+about it; it exits with 1 if there is any. `service wgrouter reload` takes changes over.
 
 ## What a mistake does
 
