@@ -102,6 +102,18 @@ class Agent:
         """`wgrouter status --json`, decoded."""
         return json.loads(self.cli("status", "--json"))
 
+    def await_live(self, within: float) -> None:
+        """Return when every WAN is up, every peer alive and every name resolved."""
+
+        def live() -> bool:
+            status = self.status()
+            peers = [peer for tunnel in status["tunnels"] for peer in tunnel["peers"]]
+            return all(wan["state"] == "up" for wan in status["wans"]) and all(
+                peer["state"] == "alive" and peer["addresses"] for peer in peers
+            )
+
+        until(live, within=within, what="live tunnels over live WANs")
+
     def output(self) -> str:
         """All that it has written since it was last started."""
         if not self.log.exists():
