@@ -39,6 +39,7 @@ from wgrouter.core.model import (
     DeviceSeen,
     Endpoint,
     Instant,
+    Nameserver,
     World,
 )
 from wgrouter.core.name_memory import NameMemory, WantedName
@@ -66,6 +67,8 @@ class State:
     configured: bool = False
     stopped: bool = False
     world: World = World()
+    exits: tuple[outlook.Exit, ...] = ()  # of this World and these settings, as are the servers: reading them
+    servers: tuple[Nameserver, ...] = ()  # anew at each step was half of the agent's CPU time
     links: LinkMemory = LinkMemory()
     uplink: UplinkMemory = UplinkMemory()
     names: NameMemory = NameMemory()
@@ -131,8 +134,7 @@ def outlook_of(
         name = names.look_up(memory, host, srv=host in services)
         return name.error if name else ""
 
-    found = outlook.exits(state.world.net, devices_of(state.settings))
-    return care.Outlook(resolved, settled, trouble, outlook.reachable(found), changed, rerouted)
+    return care.Outlook(resolved, settled, trouble, outlook.reachable(state.exits), changed, rerouted)
 
 
 def devices_of(settings: Settings) -> frozenset[str]:
@@ -146,8 +148,11 @@ def _handle(state: State, event: Event, now: Instant) -> tuple[State, Step]:
         return replace(state, stopped=True), Step(leaving, (Finding(Why.AGENT_STOPPED),))
     effects: list[Effect] = []
     findings: list[Finding] = []
-    before = state.world.wireguard
+    seen, before = state.world, state.world.wireguard
     state = _taken_in(state, event, now, effects, findings)
+    if state.world is not seen or isinstance(event, Configured):
+        found = outlook.exits(state.world.net, devices_of(state.settings))
+        state = replace(state, exits=found, servers=outlook.nameservers(state.world, state.settings, found))
     state, changed = _surroundings(state, event, now)
     if changed:
         state = replace(state, names=names.network_changed(state.names, now))
@@ -241,7 +246,7 @@ def _surroundings(state: State, event: Event, now: Instant) -> tuple[State, bool
     """
     if not isinstance(event, Observed) or event.net is None:
         return state, False
-    signature = outlook.signature(state.world.net, outlook.exits(state.world.net, devices_of(state.settings)))
+    signature = outlook.signature(state.world.net, state.exits)
     if signature == state.signature:
         return state, False
     return replace(state, signature=signature), bool(signature)
@@ -254,15 +259,16 @@ def _routed(
     effects: list[Effect],
     findings: list[Finding],
 ) -> State:
-    """Intent − World, and what follows once the kernel shows it."""
-    if state.world.net is None:
+    """Intent − World, and what follows once the kernel shows it.
+
+    Of a fresh look, or where a decision changed; else each event would ask for the same again.
+    """
+    decided = isinstance(event, (Observed, Configured, Commanded)) or bool(findings)
+    if state.world.net is None or not decided:
         return state
     wanted = routing.intent(state.world, uplinks, uplink.chosen(state.uplink), state.settings)
     outstanding = plan.plan(wanted, state.world, state.settings)
-    # A plan is made of a fresh look, or where a decision changed; else each event would ask for the same
-    # again.
-    if isinstance(event, (Observed, Configured, Commanded)) or findings:
-        effects += outstanding
+    effects += outstanding
     if isinstance(event, Observed) and event.net is not None:
         settled = uplink.settle(state.uplink, outstanding, wanted, uplinks)
         effects += settled.effects
@@ -285,10 +291,7 @@ def _tunnels(
     findings: list[Finding],
 ) -> State:
     """Names first, since tunnels act on answers; then once more for the names that the tunnels want anew."""
-    context = context_of(state, now)
-    servers = outlook.nameservers(
-        state.world, state.settings, outlook.exits(state.world.net, devices_of(state.settings))
-    )
+    context, servers = context_of(state, now), state.servers
     asked = names.step(state.names, event, context, servers)
     state = replace(state, names=asked.memory)
     effects += asked.effects

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from wgrouter.core.model import RT_TABLE_MAIN, Nameserver, Net, Route, World
 from wgrouter.core.settings import Settings
@@ -140,8 +141,13 @@ def is_near(address: str, net: Net, found: tuple[Exit, ...]) -> bool:
 
 
 def _covers(route: Route, where: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    network = ipaddress.ip_network(route.dst, strict=False)
+    network = _network(route.dst)
     return network.version == where.version and where in network
+
+
+@lru_cache(maxsize=1024)  # as many routes as peers, and parsing one takes 30 µs
+def _network(prefix: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    return ipaddress.ip_network(prefix, strict=False)
 
 
 def interface_devices(world: World, settings: Settings) -> Mapping[str, str]:
