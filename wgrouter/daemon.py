@@ -123,7 +123,7 @@ class _Agent:
             m.RemoveNft: lambda e: self.nft.remove(),
             m.Renew: lambda e: self.bus.renew(e.interface),
             m.Restart: lambda e: self.bus.restart(e.interface),
-            m.RunHook: self.hooks.run,
+            m.RunHook: self.tell,
         }
 
     # ------------------------------------------------------------ running
@@ -233,6 +233,12 @@ class _Agent:
             except OSError as error:
                 self.reactor.post(Failed(Look((part,)), str(error), error.errno or 0))
         self.reactor.post(Observed(**seen, clock_trusted=time.time() > BUILT))
+
+    def tell(self, news: messages.RunHook) -> None:
+        """The user's scripts, and who listens on ubus. Nobody is waited for."""
+        self.hooks.run(news)
+        event = "wgrouter.tunnel" if "TUNNEL" in news.environment else "wgrouter.wan"
+        self.bus.send(event, {name.lower(): word for name, word in news.environment.items()})
 
     def tunnel_devices(self) -> tuple[str, ...]:
         return tuple(tunnel.device for tunnel in self.engine.state.settings.tunnels)

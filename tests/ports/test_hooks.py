@@ -169,9 +169,9 @@ def test_the_last_word_on_a_matter_is_the_one_told(stage: Stage) -> None:
     stage.tell("endpoint", TUNNEL="wg0", PEER="a")
     for _ in range(500):
         stage.tell("tunnel-down", TUNNEL="wg0", PEER="b")
-        stage.tell("failover", WAN="lte")
+        stage.tell("failover", WAN="lte", INTERFACE="wwan", FAMILY="ipv4")
         stage.tell("tunnel-up", TUNNEL="wg0", PEER="b")
-        stage.tell("failback", WAN="wan")
+        stage.tell("failback", WAN="wan", INTERFACE="wan", FAMILY="ipv4")
         stage.tell("tunnel-down", TUNNEL="wg0", PEER="c")
     assert stage.hooks.waiting == 3
     with fifo.open("w") as gate:

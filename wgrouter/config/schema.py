@@ -78,6 +78,8 @@ MAIN = Section(
                "this says.", low=1, high=60),
         Option("journal_entries", "integer", "512", "How many events and decisions the journal keeps in "
                "memory, for `wgrouter journal` and `wgrouter explain`.", low=16, high=65536),
+        Option("mwan3_hotplug", "boolean", "0", "Whether the scripts in /etc/hotplug.d/iface are called "
+               "with `connected` and `disconnected` for each WAN, as mwan3 does it."),
     ),
 )  # fmt: skip
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from wgrouter.core import care, links, names, outlook, plan, routing, tunnels, uplink
+from wgrouter.core import care, links, names, news, outlook, plan, routing, tunnels, uplink
 from wgrouter.core.findings import Finding, Why
 from wgrouter.core.ladder import is_literal
 from wgrouter.core.link_watch import LinkMemory
@@ -43,6 +43,7 @@ from wgrouter.core.model import (
     World,
 )
 from wgrouter.core.name_memory import NameMemory, WantedName
+from wgrouter.core.news import NewsMemory
 from wgrouter.core.settings import HostPort, Peer, Settings
 from wgrouter.core.uplink import UplinkMemory
 
@@ -81,6 +82,7 @@ class State:
     failing: Mapping[str, str] = field(default_factory=dict)  # effect → reason, told of
     net_look_at: Instant = 0.0
     recent: tuple[Told, ...] = ()
+    news: NewsMemory = NewsMemory()
 
 
 class Engine:
@@ -148,7 +150,7 @@ def _handle(state: State, event: Event, now: Instant) -> tuple[State, Step]:
         return replace(state, stopped=True), Step(leaving, (Finding(Why.AGENT_STOPPED),))
     effects: list[Effect] = []
     findings: list[Finding] = []
-    seen, before = state.world, state.world.wireguard
+    seen, before, cares = state.world, state.world.wireguard, state.tunnels.peers
     state = _taken_in(state, event, now, effects, findings)
     if state.world is not seen or isinstance(event, Configured):
         found = outlook.exits(state.world.net, devices_of(state.settings))
@@ -180,8 +182,19 @@ def _handle(state: State, event: Event, now: Instant) -> tuple[State, Step]:
     recent = (
         (*state.recent, *(Told(now, finding) for finding in findings))[-RECENT:] if findings else state.recent
     )
-    state = replace(state, recent=recent)
     context = context_of(state, now)
+    heard = news.step(
+        state.news,
+        context,
+        uplinks,
+        state.uplink.choices,
+        findings,
+        before,
+        cares,
+        lambda: (told.finding for told in reversed(recent)),
+    )
+    effects += heard.effects
+    state = replace(state, recent=recent, news=heard.memory)
     moments = (
         links.wake_at(state.links, context),
         uplink.wake_at(state.uplink, context),

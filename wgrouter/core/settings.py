@@ -190,6 +190,7 @@ class Settings:
     look_interval: Seconds = 5.0  # between looks at WireGuard while all is well
     journal_entries: int = 512
     log_level: str = "info"
+    mwan3_hotplug: bool = False  # scripts that know mwan3 are told too
     interfaces: Mapping[str, str] = field(
         default_factory=dict
     )  # logical interface → device, as the network file has it

@@ -38,6 +38,7 @@ KINDS: Mapping[str, str] = {
     "connected": "tracking",
     "disconnected": "tracking",
 }
+# What tells two matters of a kind apart; of uplinks only the last: one WAN carries all traffic of a family.
 SUBJECT = ("INTERFACE", "TUNNEL", "PEER", "FAMILY")
 
 # $1 is the directory; the status is the number of scripts that failed. functions.sh: as hotplug-call does.
@@ -239,9 +240,9 @@ class _Child:
 
 
 def _key(hook: RunHook) -> tuple[str, ...]:
-    action = _action(hook)
-    subject = (hook.environment.get(name, "") for name in SUBJECT)
-    return (hook.directory, KINDS.get(action, action), *subject)
+    kind = KINDS.get(_action(hook), _action(hook))
+    names = SUBJECT[-1:] if kind == "uplink" else SUBJECT
+    return (hook.directory, kind, *(hook.environment.get(name, "") for name in names))
 
 
 def _action(hook: RunHook) -> str:
