@@ -474,8 +474,14 @@ with build(single()) as lab:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
 def test_nothing_is_left_after_a_signal(number: signal.Signals) -> None:
+    def as_in_a_terminal() -> None:
+        """What a shell ignores for a job in the background stays ignored in all its children."""
+        for ignored in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(ignored, signal.SIG_DFL)
+
     with subprocess.Popen(
         [sys.executable, "-c", _SCRIPT],
+        preexec_fn=as_in_a_terminal,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,

@@ -132,6 +132,12 @@ class Namespace:
         )
         if other:
             other.ip("link", "set", far, "up")
+        # Carrier and the link-local addresses come in the kernel's own time, and would change a later look.
+        until(lambda: self._is_ready(name) and (other or self)._is_ready(far))
+
+    def _is_ready(self, device: str) -> bool:
+        shown = self.ip("-6", "-o", "address", "show", "dev", device, "scope", "link")
+        return "fe80:" in shown and "tentative" not in shown
 
 
 @contextlib.contextmanager

@@ -140,6 +140,8 @@ def main(names: list[str]) -> int:
     chosen = [stage for stage in every if not names or stage.name in names]
     # As an exception, so that a stage is not left running when make is told to end.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # In the background of a shell SIGINT is ignored, and so in every stage; `end` begins with it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     outcomes = [run(stage) for stage in chosen]
     failed = [stage.name for stage, outcome in zip(chosen, outcomes, strict=True) if outcome.status]
     print("\n##### summary")
