@@ -20,8 +20,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SETS = ("router", "newest")
-# Lab tests measure outages in milliseconds on machines of two cores: one at a time.
-WORKERS = {"unit": os.environ.get("UNIT_WORKERS", "2"), "lab": os.environ.get("LAB_WORKERS", "0")}
+# Lab tests mostly wait, for a seventh of a core each, and their limits are wide. Those of a module share a lab
+# and stay together; the model tests of the unit stage are long and stand together: whoever is idle takes some.
+WORKERS = {"unit": os.environ.get("UNIT_WORKERS", "2"), "lab": os.environ.get("LAB_WORKERS", "3")}
+SHARING = {"unit": "worksteal", "lab": "loadscope"}
 COUNT = re.compile(r"(\d+) (passed|failed|skipped|errors?|xfailed|xpassed|warnings?)\b")
 CLOSING = re.compile(r"^=+ .*\b(\d+ \w+|no tests ran).* in [\d.]+s.*=+$")
 
@@ -49,9 +51,8 @@ def pytest_stage(kind: str, which: str, marks: str, limit_s: int) -> Stage:
     command = [f"build/venv-{which}/bin/python", "-m", "pytest", "-m", marks]
     command += ["--durations=10", "--durations-min=2"]
     if WORKERS[kind] != "0":
-        # The model tests are long and stand together: whoever is idle takes some from whoever is not. Never
-        # with "-n 0", which then waits for workers that nobody starts.
-        command += ["-n", WORKERS[kind], "--dist", "worksteal"]
+        # Never with "-n 0", which then waits for workers that nobody starts.
+        command += ["-n", WORKERS[kind], "--dist", SHARING[kind]]
     return Stage(f"{kind}-{which}", command, limit_s)
 
 
