@@ -30,7 +30,7 @@ HARMLESS = """
 OWNERS = {
     "pyroute2": r"wgrouter\.ports\.(_\w+|kernel|wireguard|conntrack)",
     "dns": r"wgrouter\.ports\.nameserver",
-    "paho": r"wgrouter\.ports\.broker",
+    "paho": r"wgrouter\.ports\._broker_session",
     "ubus": r"wgrouter\.ports\.bus",
 }
 
@@ -73,6 +73,7 @@ def top(name: str) -> str:
 
 CORE, CONFIG, PORTS, SHELL = "wgrouter.core", "wgrouter.config", "wgrouter.ports", "wgrouter.shell"
 DAEMON, CLI = "wgrouter.daemon", "wgrouter.cli"
+MQTT, REPORTING = "wgrouter.mqtt", "wgrouter.reporting"
 
 
 def _ours_but(target: str, *parents: str) -> bool:
@@ -116,7 +117,29 @@ def _root_imported(i: Import) -> bool:
 
 
 def _ports_known(i: Import) -> bool:
-    return inside(i.target, PORTS) and not inside(i.module, PORTS, DAEMON)
+    return inside(i.target, PORTS) and not inside(i.module, PORTS, DAEMON, REPORTING)
+
+
+def _reporting_of_others(i: Import) -> bool:
+    """Only the broker and its pure half: reporting is the composition root of one optional package."""
+    other = inside(i.target, PORTS) and i.target not in (PORTS, PORTS + ".broker")
+    return inside(i.module, REPORTING) and (other or inside(i.target, SHELL))
+
+
+def _mqtt_upward(i: Import) -> bool:
+    return inside(i.module, MQTT) and _ours_but(i.target, CORE, MQTT)
+
+
+def _mqtt_impure(i: Import) -> bool:
+    harmless = (*HARMLESS.split(), "hmac")
+    return inside(i.module, MQTT) and not ours(i.target) and top(i.target) not in harmless
+
+
+def _optional(i: Import) -> bool:
+    """Something of the package wgrouter-mqtt, asked for where that may be missing."""
+    inner = inside(i.module, MQTT, REPORTING) or re.fullmatch(r"wgrouter\.ports\._?broker\w*", i.module)
+    wanted = inside(i.target, MQTT, REPORTING) or re.fullmatch(r"wgrouter\.ports\._?broker\w*", i.target)
+    return bool(wanted and not inner and not (i.lazy and inside(i.module, DAEMON, CLI)))
 
 
 def _cli_heavy(i: Import) -> bool:
@@ -182,8 +205,32 @@ RULES = (
     ),
     Rule(
         "the daemon alone knows the ports",
-        "if two modules choose ports, nobody can say what a router runs by reading one file",
+        "if two modules choose ports, nobody can say what a router runs by reading one file; what belongs to"
+        " the optional package wgrouter-mqtt is wired in reporting.py, which goes with it",
         _ports_known,
+    ),
+    Rule(
+        "reporting wires the broker alone",
+        "it is the part of the composition root that an optional package brings along: every other port is "
+        "the daemon's",
+        _reporting_of_others,
+    ),
+    Rule(
+        "mqtt knows core alone",
+        "topics, payloads and the judgement of commands are values made of values: the same tests hold for "
+        "every library and broker",
+        _mqtt_upward,
+    ),
+    Rule(
+        "mqtt is pure",
+        "time is given to it as in core, so that what a fleet is told can be tested to the byte (hmac reads "
+        "nothing)",
+        _mqtt_impure,
+    ),
+    Rule(
+        "the optional package is asked for inside a function",
+        "wgrouter runs without wgrouter-mqtt: an import at the top of a module would end it there",
+        _optional,
     ),
     Rule(
         "cli is light",
@@ -313,6 +360,19 @@ BREAKING = [
     ("cli.py", "def run():\n    import ubus", "cli is light"),
     ("ports/nft.py", "from pyroute2 import IPRoute", "one owner for each library"),
     ("ports/broker.py", "import dns.resolver", "one owner for each library"),
+    ("ports/broker.py", "import paho.mqtt.client", "one owner for each library"),
+    ("reporting.py", "from wgrouter.ports import nft", "reporting wires the broker alone"),
+    ("reporting.py", "from wgrouter.shell import reactor", "reporting wires the broker alone"),
+    ("mqtt/topics.py", "from wgrouter.ports import nft", "mqtt knows core alone"),
+    ("mqtt/topics.py", "from wgrouter.config import load", "mqtt knows core alone"),
+    ("mqtt/topics.py", "import time", "mqtt is pure"),
+    ("daemon.py", "from wgrouter import reporting", "the optional package is asked for inside a function"),
+    ("cli.py", "from wgrouter.mqtt import topics", "the optional package is asked for inside a function"),
+    (
+        "shell/actor.py",
+        "def f():\n    import wgrouter.mqtt.topics",
+        "the optional package is asked for inside a function",
+    ),
     ("daemon.py", "import paho.mqtt.client", "one owner for each library"),
     ("ports/nft.py", "import requests", "no library but those a router has"),
 ]
@@ -337,6 +397,9 @@ KEEPING = [
         "from wgrouter.ports import kernel, nft\nfrom wgrouter.config import load",
     ),
     ("cli.py", "import argparse\ndef run():\n    from wgrouter.daemon import main"),
+    ("daemon.py", "def start():\n    from wgrouter import reporting"),
+    ("reporting.py", "from wgrouter.ports import broker\nfrom wgrouter.mqtt import topics"),
+    ("ports/_broker_session.py", "import paho.mqtt.client\nfrom wgrouter.core import model"),
 ]
 
 
@@ -346,6 +409,7 @@ def tree(root: Path, name: str, source: str) -> Path:
     modules = """
         core/model core/messages core/settings config/load config/uci daemon cli
         ports/kernel ports/nft ports/bus ports/_netlink shell/actor shell/reactor shell/journal
+        ports/broker mqtt/topics reporting
     """
     for module in modules.split():
         path = package / f"{module}.py"

@@ -75,6 +75,11 @@ TAKEN: list[tuple[str, str, Value]] = [
     ("text", "Büro Köln", "Büro Köln"),
     ("ports", "443", "443"),
     ("ports", "80, 443,1000-2000", "80,443,1000-2000"),
+    ("broker", "mqtt://broker.example.net", "mqtt://broker.example.net:1883"),
+    ("broker", "mqtts://Broker.example.net:443/", "mqtts://broker.example.net:443"),
+    ("broker", "mqtts://[2001:db8::1]", "mqtts://[2001:db8::1]:8883"),
+    ("path", "/etc/wgrouter.password", "/etc/wgrouter.password"),
+    ("topic", "fleet/berlin", "fleet/berlin"),
 ]
 
 
@@ -168,6 +173,9 @@ REFUSED = [
     ("device", ["", "a/b", "x" * 16, "a b", "..", "@wan", "eth0:1", "é"]),
     ("text", ["a\nb", "x" * 129, "\x1b[31m", "\ud800"]),
     ("choice", ["", "x"]),
+    ("broker", ["", "broker", "tcp://broker", "mqtt://", "mqtt://a:b@c", "mqtts://x:0", "mqtt://a/b"]),
+    ("path", ["", "etc/x", "/", "/etc/", "/a\nb", "/" + "a" * 255]),
+    ("topic", ["", "/a", "a/", "a//b", "a+", "#", "$SYS", "a b", "ä", "a" * 65]),
     ("ports", ["", "0", "65536", "2-1", "1-", "-1", "a", "1,,2", ",".join(["1"] * 16)]),
 ]
 

@@ -48,7 +48,7 @@ ABOUT = {
 SPLIT = {"target": {"targets4", "targets6"}}
 # Fields that come from the network file, or hold whole sections.
 NOT_OPTIONS = {
-    Settings: {"tunnels", "wans", "dns", "probing", "hold", "routing", "rules", "interfaces"},
+    Settings: {"tunnels", "wans", "dns", "probing", "hold", "routing", "rules", "mqtt", "interfaces"},
     Tunnel: {"device", "addresses", "listen_port", "fwmark", "ladder", "peers"},
     Peer: {"device", "public_key", "label", "keepalive", "allowed_ips"},
     Wan: {"name"},

@@ -335,6 +335,33 @@ def ports(text: str, limits: Limits) -> str:
     return ",".join(parts)
 
 
+def broker(text: str, limits: Limits) -> str:
+    """An MQTT broker as a URL: mqtt:// (port 1883) or mqtts:// (TLS, port 8883)."""
+    scheme, colon, place = text.partition("://")
+    if not colon or scheme not in ("mqtt", "mqtts"):
+        raise Invalid(f"{quoted(text)} is not an mqtt:// or mqtts:// address")
+    try:
+        name, port = endpoint(place.removesuffix("/"), limits)
+    except Invalid as error:
+        raise Invalid(f"{quoted(text)} names no broker: {error}") from None
+    name = f"[{name}]" if ":" in name else name
+    return f"{scheme}://{name}:{port or (8883 if scheme == 'mqtts' else 1883)}"
+
+
+def path(text: str, limits: Limits) -> str:
+    if not text.startswith("/") or text.endswith("/") or not text.isprintable() or len(text) > 255:
+        raise Invalid(f"{quoted(text)} is not the absolute path of a file")
+    return text
+
+
+def topic(text: str, limits: Limits) -> str:
+    """Levels of an MQTT topic without wildcards."""
+    clean = text.isascii() and text.isprintable() and not set(text) & set("+#$ ")
+    if not clean or not all(text.split("/")) or len(text) > 64:
+        raise Invalid(f"{quoted(text)} is not (the beginning of) an MQTT topic")
+    return text
+
+
 # ---- what is accepted, in words
 
 
@@ -385,5 +412,8 @@ DATATYPES: dict[str, Datatype] = {
     "device": Datatype(device, _said("the name of a network device, up to 15 characters")),
     "text": Datatype(line, _said("text of one line, up to 128 characters")),
     "choice": Datatype(choice, lambda limits: ", ".join(limits.choices)),
+    "broker": Datatype(broker, _said("mqtt://host:port or mqtts://host:port; the port may be left out")),
+    "path": Datatype(path, _said("the absolute path of a file")),
+    "topic": Datatype(topic, _said("up to 64 characters of ASCII without white space, +, # and $")),
     "ports": Datatype(ports, _said("ports or ranges: 443 or 80,443 or 1000-2000")),
 }

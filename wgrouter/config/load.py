@@ -26,6 +26,7 @@ from wgrouter.core.settings import (
     Hold,
     HostPort,
     Ladder,
+    Mqtt,
     Peer,
     Probing,
     Routing,
@@ -49,6 +50,7 @@ ONCE: Mapping[str, tuple[type, str]] = {
     "probing": (Probing, "probing"),
     "hold": (Hold, "hold"),
     "routing": (Routing, "routing"),
+    "mqtt": (Mqtt, "mqtt"),
 }
 FAMILIES = {"both": (4, 6), "ipv4": (4,), "ipv6": (6,)}
 NEIGHBOURS = ((0x3F00, "mwan3"), (0x00FF0000, "pbr and Tailscale"))

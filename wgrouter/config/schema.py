@@ -307,5 +307,56 @@ RULE = Section(
     "voip",
 )  # fmt: skip
 
-SECTIONS = (MAIN, DNS, TUNNEL, PEER, WAN, PROBING, HOLD, ROUTING, RULE)
+MQTT = Section(
+    "mqtt",
+    "mqtt",
+    "What the fleet is told over MQTT, and what it may ask; docs/mqtt.md has the topics. Needs the package "
+    "`wgrouter-mqtt`. Without a broker nothing is told.",
+    (
+        _enabled("0: no broker is spoken to."),
+        Option("broker", "broker", "", "Brokers in order of preference: the next one is tried when one does "
+               "not take us.", many=True, field="brokers", example="mqtts://broker.example.net:8883"),
+        Option("prefix", "topic", "wgrouter", "The beginning of every topic."),
+        Option("id", "topic", "", "This router in topics. Without it the lowest MAC address of its hardware, "
+               "which stays the same when it is flashed anew.", example="office"),
+        Option("username", "text", "", "User name at the broker.", example="office"),
+        Option("password_file", "path", "", "File with the password alone. Only root may be able to read it.",
+               example="/etc/wgrouter.password"),
+        Option("ca_file", "path", "", "Certificates that may sign the broker's (PEM). Without it those of the "
+               "system.", example="/etc/ssl/certs/fleet-ca.pem"),
+        Option("cert_file", "path", "", "Client certificate (PEM).", example="/etc/wgrouter.crt"),
+        Option("key_file", "path", "", "Its key. Only root may be able to read it.",
+               example="/etc/wgrouter.key"),
+        Option("server_name", "host", "", "The name that the broker's certificate must have, where it is not "
+               "the broker's host name.", example="broker.example.net"),
+        Option("protocol", "choice", "auto", "MQTT version. auto: 5, and 3.1.1 where the broker does not know "
+               "that.", choices=("auto", "5", "3.1.1")),
+        Option("keepalive", "duration", "60s", "Longest silence on the connection; a broker that does not "
+               "answer is given up after twice this.", low=5, high=3600),
+        Option("will_delay", "duration", "45s", "How long the router must be gone before the broker says so. "
+               "A failover takes less.", high=3600),
+        Option("heartbeat", "duration", "5m", "The whole state is told this often though nothing changed.",
+               low=5, high=86400),
+        Option("severity", "choice", "info", "The least severe event that is told.",
+               choices=("info", "warning", "error")),
+        Option("queue", "integer", "1000", "Events that wait while no broker is there; then the oldest go.",
+               low=10, high=100000),
+        Option("queue_file", "path", "", "Keep them here over a restart of the agent: written when it stops. "
+               "Without it they are lost then.", example="/etc/wgrouter.events"),
+        Option("command", "choice", "", "Commands that may be given over MQTT; none without this.", many=True,
+               field="commands", choices=("refresh", "reresolve", "switch", "explain", "diagnose", "report",
+               "reload", "set"), example="refresh"),
+        Option("command_key_file", "path", "", "File with the key that commands must be signed with, 16 "
+               "characters or more. If it cannot be read no command is taken.", example="/etc/wgrouter.hmac"),
+        Option("confirm", "duration", "60s", "`set` is taken back unless the broker is reached again within "
+               "this.", low=5, high=600),
+        Option("homeassistant", "topic", "", "Home Assistant's discovery prefix: tells it of this router. "
+               "Without it nothing is told there.", example="homeassistant"),
+        Option("metrics_file", "path", "", "Write the figures for Prometheus' textfile collector here; works "
+               "without a broker.", example="/var/prometheus/wgrouter.prom"),
+        Option("metrics_interval", "duration", "15s", "How often.", low=5, high=3600),
+    ),
+)  # fmt: skip
+
+SECTIONS = (MAIN, DNS, TUNNEL, PEER, WAN, PROBING, HOLD, ROUTING, RULE, MQTT)
 BY_TYPE = {section.type: section for section in SECTIONS}

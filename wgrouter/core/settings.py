@@ -176,6 +176,35 @@ class Routing:
 
 
 @dataclass(frozen=True, slots=True)
+class Mqtt:
+    """What the fleet is told and may ask. Secrets stay in their files."""
+
+    enabled: bool = True
+    brokers: tuple[str, ...] = ()  # mqtt(s)://host[:port], in order of preference; empty: nothing is told
+    prefix: str = "wgrouter"
+    id: str = ""  # empty: of the hardware
+    username: str = ""
+    password_file: str = ""
+    ca_file: str = ""  # empty: the system's
+    cert_file: str = ""
+    key_file: str = ""
+    server_name: str = ""  # that the certificate must have; empty: the broker's host name
+    protocol: str = "auto"  # auto | 5 | 3.1.1
+    keepalive: Seconds = 60.0
+    will_delay: Seconds = 45.0
+    heartbeat: Seconds = 300.0
+    severity: str = "info"  # the least severe event told
+    queue: int = 1000  # events that wait while there is no broker
+    queue_file: str = ""
+    commands: tuple[str, ...] = ()
+    command_key_file: str = ""  # of HMAC signatures; empty: none is asked for
+    confirm: Seconds = 60.0  # `set` is rolled back if no broker is seen within this
+    homeassistant: str = ""  # its discovery prefix; empty: off
+    metrics_file: str = ""  # for Prometheus' textfile collector
+    metrics_interval: Seconds = 15.0
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All of it."""
 
@@ -187,6 +216,7 @@ class Settings:
     hold: Hold = Hold()
     routing: Routing = Routing()
     rules: tuple[TrafficRule, ...] = ()
+    mqtt: Mqtt = Mqtt()
     look_interval: Seconds = 5.0  # between looks at WireGuard while all is well
     journal_entries: int = 512
     log_level: str = "info"
