@@ -79,6 +79,7 @@ class Outlook:
     reachable: frozenset[int]  # families with a usable default route; empty: no network
     network_changed: bool = False  # since the last step: back-offs end
     rerouted: frozenset[str] = frozenset()  # devices whose outer path changed: set endpoints again
+    enabled: bool = True  # else nothing is done, and nothing will be
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,7 +136,8 @@ def outlook_of(
         name = names.look_up(memory, host, srv=host in services)
         return name.error if name else ""
 
-    return care.Outlook(resolved, settled, trouble, outlook.reachable(state.exits), changed, rerouted)
+    reachable = outlook.reachable(state.exits)
+    return care.Outlook(resolved, settled, trouble, reachable, changed, rerouted, state.settings.enabled)
 
 
 def devices_of(settings: Settings) -> frozenset[str]:

@@ -50,7 +50,13 @@ def explain(
         (attempt.at, attempt.action, attempt.result or "waiting for proof") for attempt in care.attempts
     )
     return Explanation(
-        peer.subject, care.pulse.state, cause, evidence, tried, _next(peer, care, now), care.skipped
+        peer.subject,
+        care.pulse.state,
+        cause,
+        evidence,
+        tried,
+        _next(peer, care, now) if outlook.enabled else None,
+        care.skipped,
     )
 
 
@@ -73,6 +79,8 @@ def _cause(
         return because(Why.CAUSE_PEER, device=peer.device)
     if state == liveness.ALIVE:
         return because(Why.CAUSE_NONE)
+    if not outlook.enabled:
+        return because(Why.CAUSE_DISABLED)
     if not outlook.reachable:
         return because(Why.CAUSE_UPLINK, reason="no usable default route")
     if not world.clock_trusted and state in (liveness.DEAD, liveness.NEW):

@@ -93,6 +93,7 @@ class Why(Enum):
         Severity.INFO,
         "nothing is sent, so nothing is known; no keepalive and no probe is configured",
     )
+    CAUSE_DISABLED = ("cause.disabled", Severity.INFO, "the agent is switched off and changes nothing")
     CAUSE_DEVICE = ("cause.device", Severity.ERROR, "the interface {device} does not exist")
     CAUSE_PEER = (
         "cause.peer",

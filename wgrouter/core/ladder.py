@@ -40,6 +40,7 @@ class Situation:
     tried: tuple[Endpoint, ...]  # in this round
     siblings_alive: bool  # another peer of the device is alive: the device is not to be disturbed
     restarts_left: bool
+    moved: bool  # the endpoint was set after the last sign of life, because its name had moved
     seed: str
     round: int
 
@@ -173,10 +174,17 @@ def _resolve(situation: Situation) -> Action | Skip:
     return Action(f"resolve {', '.join(hosts)} again", hosts=hosts)
 
 
+def _others(situation: Situation) -> bool:
+    """Whether a better use of the time is at hand than an endpoint that was set a moment ago, in vain."""
+    return situation.moved and any(place.endpoint not in situation.tried for place in situation.places)
+
+
 def _endpoint(situation: Situation) -> Action | Skip:
     best = _best(situation)
     if best is None:
         return Skip("no address is known")
+    if _others(situation) and best in situation.tried:
+        return Skip(f"{best} was set when the name moved")
     return Action(
         f"set the endpoint to {best}", set_endpoint(situation.peer, situation.seen, best), endpoint=best
     )
@@ -186,6 +194,8 @@ def _forget_flows(situation: Situation) -> Action | Skip:
     best = _best(situation)
     if best is None or not situation.device.listen_port:
         return Skip("no address is known")
+    if _others(situation) and best in situation.tried:
+        return Skip(f"no flow to {best} is older than the move")
     forget = ForgetFlows(local_port=situation.device.listen_port, remote=best.address)
     effects = (forget, *set_endpoint(situation.peer, situation.seen, best))
     return Action(f"forget the tracked flows to {best} and set it again", effects, endpoint=best)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from wgrouter.core import liveness
 from wgrouter.core.care import Attempt, Care
 from wgrouter.core.findings import Finding, Why
-from wgrouter.core.jitter import spread
+from wgrouter.core.jitter import spread, unit
 from wgrouter.core.ladder import Place, nudge_target, set_endpoint
 from wgrouter.core.liveness import ALIVE, DEAD, IDLE, SUSPECT, Pulse
 from wgrouter.core.machine import Context
@@ -108,7 +108,7 @@ class Listening:
     # ------------------------------------------------------------ probes in the tunnel
 
     def _probes(self, peer: Peer, care: Care) -> bool:
-        if not nudge_target(peer) or care.probe_id or care.frozen:
+        if not nudge_target(peer) or care.probe_id or care.frozen or not self.context.settings.enabled:
             return False
         if care.step is not None or care.trial_until != NEVER:
             return True
@@ -122,8 +122,14 @@ class Listening:
             or care.pulse.misses
         ):
             return care.probe_at + liveness.PROBE_BURST
-        wait = spread(peer.probe_interval, 0.1, self.context.seed, peer.subject)
-        return max(care.probe_at, care.pulse.life_at) + wait
+        seed, pulse = self.context.seed, care.pulse
+        due = max(care.probe_at, pulse.life_at) + spread(peer.probe_interval, 0.1, seed, peer.subject)
+        known = max(pulse.since, pulse.handshake_at)
+        if not pulse.probe_answered and care.probe_at <= known:
+            # Once for each session, though traffic shows that it lives: silence of a peer that never answered
+            # would tell nothing when it matters.
+            due = min(due, known + peer.probe_interval * unit(seed, "probe", peer.subject))
+        return due
 
     def _probe(self, peer: Peer, care: Care) -> Care:
         if self._probes(peer, care) and self.now >= self._probe_due(peer, care):

@@ -52,6 +52,8 @@ RESOLVE_WITHIN: Seconds = 3.0  # the rung "resolve" waits this long for the name
 QUICK_LOOK: Seconds = 0.5  # between looks while a step waits for proof
 WATCHFUL_LOOK: Seconds = 1.0  # while a peer is new or suspect
 GIVEN_KEPT = 32
+RESOLVE = "resolve"
+MOVE = "move"  # the step that is no rung: the endpoint follows its name
 
 
 def places_of(peer: Peer, outlook: Outlook) -> tuple[Place, ...]:
@@ -70,6 +72,8 @@ def step(
     """One event. `before` is the WireGuard part of the World as it was before this event."""
     if isinstance(event, Configured):
         kept = {peer.id: memory.peers.get(peer.id, Care()) for peer in context.settings.peers()}
+        if not context.settings.enabled:  # nothing under way is seen through
+            kept = {id_: Care(care.pulse, care.given, attempts=care.attempts) for id_, care in kept.items()}
         memory = replace(memory, peers=kept, wake=context.now)
     concerned = _concerns(memory, event, context.now, outlook)
     if not concerned:
@@ -175,7 +179,7 @@ class _Round(Listening):
         seen = device.peers.get(peer.public_key) if device else None
         care = self._evidence(peer, care, seen)
         care = self._state(peer, care, seen)
-        if device is None or seen is None:
+        if device is None or seen is None or not self.context.settings.enabled:
             return care
         if not peer.endpoints:
             return care  # a peer that only ever comes to us: there is nothing to set
@@ -205,10 +209,12 @@ class _Round(Listening):
 
     def _evidence(self, peer: Peer, care: Care, seen: PeerSeen | None) -> Care:
         event, pulse = self.event, care.pulse
-        if isinstance(event, Observed) and event.wireguard is not None and seen is not None:
+        if seen is not None and pulse.state == UNSEEN:  # also by a reload, which brings no look of its own
+            pulse = liveness.first_look(seen, self.now)
+        elif isinstance(event, Observed) and event.wireguard is not None and seen is not None:
             earlier = self.before.get(peer.device)
             previous = earlier.peers.get(peer.public_key) if earlier else None
-            if pulse.state == UNSEEN or previous is None:
+            if previous is None:
                 pulse = liveness.first_look(seen, self.now)
             elif previous is not seen:
                 pulse = liveness.observe(pulse, previous, seen, self.now)
@@ -239,6 +245,8 @@ class _Round(Listening):
         elif pulse.state == DEAD != before.state:
             self._say(Why.TUNNEL_DEAD, peer, evidence=told)
             care = replace(care, dead_at=self.now)
+            if care.step is not None:  # an endpoint set in good health: what speaks now speaks against it
+                care = replace(care, deadline=min(care.deadline, self.now))
         elif pulse.state == UNSEEN != before.state:
             self._say(Why.TUNNEL_UNSEEN, peer, reason=told)
             care = Care(pulse=pulse, given=care.given)
@@ -314,18 +322,20 @@ class _Round(Listening):
                 )
             return replace(care, roamed=current)
         if care.pulse.state == DEAD:
-            if (
-                care.step is None and care.resume_at > self.now
-            ):  # a new address is worth more than the back-off
-                return replace(care, resume_at=self.now, rung=RUNG_INDEX["endpoint"], tried=())
-            return care
+            # A new address is worth more than the back-off, and than waiting for one that is named no more.
+            waits = care.step is not None and care.step.rung != RESOLVE
+            if waits and not any(place.endpoint in care.tried[-1:] for place in places):
+                care = self._closed(care, "the name moved meanwhile")
+            elif care.step is not None or care.resume_at <= self.now:
+                return care
+            return replace(care, resume_at=self.now, rung=RUNG_INDEX["endpoint"], tried=())
         if care.step is not None:
             return care
         target = places[0].endpoint
         reason = "the name moved" if current is not None else "the first address known"
         self._say(Why.TUNNEL_MOVED, peer, old=str(current or "none"), new=str(target), reason=reason)
         self.effects += set_endpoint(peer, seen, target)
-        care = self._begin(peer, care, "endpoint", f"set the endpoint to {target}", target)
+        care = self._begin(care, MOVE, f"set the endpoint to {target}", target, places)
         return self._nudge(peer, care)
 
     def _live(self, care: Care) -> bool:
@@ -367,7 +377,7 @@ class _Round(Listening):
         care = replace(care, spent=spent)
         situation = Situation(
             peer, tunnel, seen, device, places, care.tried, self._siblings_alive(tunnel, peer),
-            self._restarts_left(tunnel), self.context.seed, care.round,
+            self._restarts_left(tunnel), self._moved(care), self.context.seed, care.round,
         )  # fmt: skip
         for index in range(care.rung, len(LADDER)):
             rung = LADDER[index]
@@ -375,10 +385,11 @@ class _Round(Listening):
             if isinstance(outcome, Skip):
                 care = replace(care, skipped=(*care.skipped, Rejected(rung.name, outcome.reason)))
                 continue
-            return self._take(peer, replace(care, rung=index + (not rung.repeats)), rung.name, outcome)
+            care = replace(care, rung=index + (not rung.repeats))
+            return self._take(peer, care, rung.name, outcome, places)
         return self._round_over(tunnel, peer, care)
 
-    def _take(self, peer: Peer, care: Care, rung: str, action: Action) -> Care:
+    def _take(self, peer: Peer, care: Care, rung: str, action: Action, places: tuple[Place, ...]) -> Care:
         rejected = care.skipped
         self.findings.append(
             Finding(Why.TUNNEL_STEP, peer.subject, {"rung": rung, "action": action.text}, rejected)
@@ -387,21 +398,29 @@ class _Round(Listening):
         if any(isinstance(effect, (Renew, Restart)) for effect in action.effects):
             self.restarts[peer.device] = (*self.restarts.get(peer.device, ()), self.now)
         self.hurry += action.hosts
-        care = self._begin(peer, care, rung, action.text, action.endpoint)
+        care = self._begin(care, rung, action.text, action.endpoint, places)
         if action.hosts:
             return replace(care, deadline=self.now + RESOLVE_WITHIN, skipped=())
         return self._nudge(peer, replace(care, skipped=()))
 
-    def _begin(self, peer: Peer, care: Care, rung: str, text: str, endpoint: Endpoint | None) -> Care:
+    def _moved(self, care: Care) -> bool:
+        """Whether the name moved after the last sign of life (one seen in the same look came before it)."""
+        return any(attempt.rung == MOVE and attempt.at >= care.pulse.life_at for attempt in care.attempts)
+
+    def _begin(
+        self, care: Care, rung: str, text: str, endpoint: Endpoint | None, places: tuple[Place, ...]
+    ) -> Care:
         attempt = Attempt(self.now, rung, text)
         tried = care.tried if endpoint is None or endpoint in care.tried else (*care.tried, endpoint)
-        wait = liveness.PROOF
-        if care.pulse.session and care.pulse.state != DEAD:
-            # WireGuard may hold on to a session that the peer has lost until it has asked in vain for
-            # SILENCE.
-            wait += liveness.SILENCE
+        deadline = self.now + liveness.PROOF
+        fresh = care.pulse.state != DEAD or (endpoint is not None and self._moved(care))
+        if fresh and care.pulse.session and all(place.endpoint in tried for place in places):
+            # A peer that moved may have lost the session, and WireGuard holds on to its own until it has asked
+            # in vain for SILENCE. That is waited for with the last address, not with each.
+            asked = min(care.pulse.asked_since, self.now)
+            deadline = max(deadline, asked + liveness.SILENCE + liveness.PROOF)
         return replace(
-            care, step=attempt, deadline=self.now + wait, tried=tried, spent=(*care.spent, self.now),
+            care, step=attempt, deadline=deadline, tried=tried, spent=(*care.spent, self.now),
             attempts=(*care.attempts, attempt)[-ATTEMPTS_KEPT:],
         )  # fmt: skip
 
@@ -409,7 +428,7 @@ class _Round(Listening):
         """A step is under way: over when its time is, or when the names have settled that it waited for."""
         step_ = care.step
         assert step_ is not None
-        if step_.rung == "resolve":
+        if step_.rung == RESOLVE:
             settled = all(self.outlook.settled(host, step_.at) for host in names_of(peer))
             if not settled and self.now < care.deadline:
                 return care

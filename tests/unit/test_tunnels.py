@@ -1,0 +1,281 @@
+"""Care for peers over time: what is done when, how long proof is waited for, and what leaves a peer alone.
+
+`Bench` is the least of a world: a device whose peer lives at some endpoints, look after look. The whole
+engine is put to a larger one in tests/model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from wgrouter.core import liveness, tunnels
+from wgrouter.core.care import Memory, Outlook
+from wgrouter.core.findings import Finding, Why
+from wgrouter.core.machine import Context
+from wgrouter.core.messages import (
+    CHANGES,
+    Configured,
+    Effect,
+    Event,
+    Failed,
+    ForgetFlows,
+    Observed,
+    Probe,
+    Replied,
+    SetEndpoint,
+    SetListenPort,
+    Woke,
+)
+from wgrouter.core.model import NEVER, DeviceSeen, Endpoint, PeerSeen, World
+from wgrouter.core.settings import HostPort, Ladder, Peer, Settings, Tunnel
+
+KEY = "key"
+NAMED = HostPort("vpn.example.net", 51820)
+
+
+def at(last: int, port: int = 51820) -> Endpoint:
+    return Endpoint(f"192.0.2.{last}", port)
+
+
+@dataclass
+class Bench:
+    """One peer of wg0. `alive`: endpoints where it answers, as long as it still has the session."""
+
+    peer: Peer = Peer(
+        "wg0", KEY, "office", (NAMED,), keepalive=25, allowed_ips=("10.0.0.1/32",), probe="10.0.0.1"
+    )
+    ladder: Ladder = Ladder()
+    answers: dict[str, tuple[Endpoint, ...]] = field(default_factory=lambda: {NAMED.host: (at(1),)})
+    alive: set[Endpoint] = field(default_factory=lambda: {at(1)})
+    session: bool = True
+    enabled: bool = True
+    now: float = 100.0
+
+    def __post_init__(self) -> None:
+        self.memory = Memory()
+        self.seen = PeerSeen(KEY, at(1), (1, 0), 1000, 1000, 25)
+        self.effects: list[tuple[float, Effect]] = []
+        self.findings: list[tuple[float, Finding]] = []
+        self.pending: list[tuple[float, Event]] = []
+        self.asked = NEVER
+        self.initiated = self.kept_alive = 0.0
+        self.last = self.world
+        self.step(Configured(self.settings))
+        self.look()
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(
+            enabled=self.enabled, tunnels=(Tunnel("wg0", ladder=self.ladder, peers=(self.peer,)),)
+        )
+
+    @property
+    def world(self) -> World:
+        return World(wireguard={"wg0": DeviceSeen("wg0", listen_port=4000, peers={KEY: self.seen})})
+
+    def outlook(self) -> Outlook:
+        def resolved(place: HostPort) -> tuple[Endpoint, ...]:
+            return tuple(replace(e, port=place.port) for e in self.answers.get(place.host, ()))
+
+        return Outlook(resolved, lambda host, since: True, lambda host: "", frozenset({4}))
+
+    def step(self, event: Event, before: World | None = None) -> None:
+        context = Context(self.now, self.settings, self.world, "seed")
+        devices = (before or self.world).wireguard
+        turn = tunnels.step(self.memory, event, context, self.outlook(), devices)
+        self.memory = turn.memory
+        self.findings += [(self.now, finding) for finding in turn.findings]
+        for effect in turn.effects:
+            self.effects.append((self.now, effect))
+            if isinstance(effect, SetEndpoint):
+                self.seen = replace(self.seen, endpoint=effect.endpoint)
+            elif isinstance(effect, Probe):
+                self.seen = replace(self.seen, tx_bytes=self.seen.tx_bytes + 128)
+                if self.session and self.seen.endpoint in self.alive:
+                    self.seen = replace(self.seen, rx_bytes=self.seen.rx_bytes + 128)
+                    self.pending.append((self.now + 0.02, Replied(effect.id, 0.02)))
+                else:
+                    self.asked = min(self.asked, self.now)
+
+    def look(self) -> None:
+        """WireGuard keeps alive, and makes a new session after SILENCE if somebody is there; then a look."""
+        before, self.last = self.last, self.world
+        if self.now - self.asked >= liveness.SILENCE and self.now - self.initiated >= liveness.REKEY_TIMEOUT:
+            self.initiated = self.now
+            self.seen = replace(self.seen, tx_bytes=self.seen.tx_bytes + 148)
+            if self.seen.endpoint in self.alive:
+                self.session, self.asked = True, NEVER
+                token = (self.seen.handshake[0] + 1, 0)
+                self.seen = replace(self.seen, handshake=token, rx_bytes=self.seen.rx_bytes + 92)
+        if self.now - self.kept_alive >= liveness.KEEPALIVE_TIMEOUT:
+            self.kept_alive = self.now
+            here = 32 if self.session and self.seen.endpoint in self.alive else 0
+            self.seen = replace(
+                self.seen, tx_bytes=self.seen.tx_bytes + 32, rx_bytes=self.seen.rx_bytes + here
+            )
+        self.step(Observed(wireguard=self.world.wireguard), before)
+
+    def run(self, seconds: float) -> None:
+        """Half a second between looks, and every wake-up."""
+        end = self.now + seconds
+        look_at = self.now + 0.5
+        while self.now < end:
+            due = min(look_at, self.memory.wake, *(at for at, _ in self.pending))
+            self.now = max(self.now, due)
+            ready = [event for at, event in self.pending if at <= self.now]
+            self.pending = [(at, event) for at, event in self.pending if at > self.now]
+            for event in ready:
+                self.step(event)
+            if self.now >= look_at:
+                self.look()
+                look_at = self.now + 0.5
+            elif not ready:
+                self.step(Woke())
+
+    @property
+    def state(self) -> str:
+        return self.memory.peers[self.peer.id].pulse.state
+
+    def endpoints(self) -> list[Endpoint]:
+        """Those set, without repetition in a row."""
+        found: list[Endpoint] = []
+        for _, effect in self.effects:
+            if isinstance(effect, SetEndpoint) and found[-1:] != [effect.endpoint]:
+                found.append(effect.endpoint)
+        return found
+
+    def said(self, why: Why) -> list[tuple[float, Finding]]:
+        return [(at, finding) for at, finding in self.findings if finding.why is why]
+
+
+def test_a_living_peer_is_left_alone() -> None:
+    bench = Bench()
+    bench.run(600)
+    assert bench.state == liveness.ALIVE
+    assert not [effect for _, effect in bench.effects if isinstance(effect, CHANGES)]
+
+
+def test_a_peer_taken_in_by_a_reload_has_the_session_that_it_has() -> None:
+    bench = Bench(enabled=True)
+    bench.step(Configured(Settings()))
+    bench.step(Configured(bench.settings))
+    bench.look()
+    assert bench.state == liveness.ALIVE
+    assert bench.memory.peers[bench.peer.id].pulse.session
+
+
+def test_a_busy_peer_is_probed_once_to_learn_whether_it_answers() -> None:
+    """Else its silence would be borne for 15 s: no probe is sent while traffic shows life."""
+    bench = Bench()
+    for _ in range(60):
+        bench.run(0.5)
+        bench.seen = replace(bench.seen, rx_bytes=bench.seen.rx_bytes + 1280)
+    assert bench.memory.peers[bench.peer.id].pulse.probe_answered
+    assert len([effect for _, effect in bench.effects if isinstance(effect, Probe)]) == 1
+
+
+def test_a_moved_name_is_followed_at_once_and_proven() -> None:
+    bench = Bench()
+    bench.run(60)
+    bench.answers[NAMED.host], bench.alive = (at(2),), {at(2)}
+    begin = bench.now
+    bench.run(5)
+    assert bench.endpoints() == [at(2)]
+    assert bench.state == liveness.ALIVE
+    assert [said - begin <= 0.5 for said, _ in bench.said(Why.TUNNEL_MOVED)] == [True]
+
+
+def test_the_second_address_of_a_moved_name_is_tried_as_soon_as_the_first_is_known_to_be_silent() -> None:
+    """Probes say so in four seconds; the wait for a new session (21.5 s) is for the last address."""
+    bench = Bench()
+    bench.run(60)
+    bench.answers[NAMED.host], bench.alive = (at(2), at(3)), {at(3)}
+    begin = bench.now
+    bench.run(15)
+    assert bench.endpoints() == [at(2), at(3)]
+    (recovered, finding), *_ = bench.said(Why.TUNNEL_RECOVERED)
+    assert recovered - begin < 6
+    assert finding.arguments["rung"] == "next-address"
+    assert not [effect for _, effect in bench.effects if isinstance(effect, ForgetFlows)]
+
+
+def test_the_last_address_of_a_moved_name_gets_the_time_that_a_new_session_needs() -> None:
+    """The peer has moved and lost its session (it was restarted): no port is changed before WireGuard asks."""
+    bench = Bench()
+    bench.run(60)
+    bench.answers[NAMED.host], bench.alive, bench.session = (at(2), at(3)), {at(3)}, False
+    bench.run(30)
+    assert bench.state == liveness.ALIVE
+    assert bench.endpoints() == [at(2), at(3)]
+    assert not [effect for _, effect in bench.effects if isinstance(effect, SetListenPort)]
+
+
+def test_a_peer_that_was_restarted_where_its_name_moved_is_found_without_ado() -> None:
+    bench = Bench()
+    bench.run(60)
+    bench.answers[NAMED.host], bench.alive, bench.session = (at(2),), {at(2)}, False
+    bench.run(30)
+    assert bench.state == liveness.ALIVE
+    assert bench.endpoints() == [at(2)]
+
+
+def test_a_dead_peer_is_helped_in_the_order_of_the_ladder() -> None:
+    bench = Bench()
+    bench.run(60)
+    bench.alive = set()
+    bench.run(60)
+    rungs = [finding.arguments["rung"] for _, finding in bench.said(Why.TUNNEL_STEP)]
+    assert rungs[:4] == ["resolve", "endpoint", "forget-flows", "new-port"]
+    assert len(bench.said(Why.TUNNEL_WAITING)) >= 1
+
+
+def test_a_name_that_moves_while_a_remedy_is_waited_for_ends_the_wait() -> None:
+    bench = Bench()
+    bench.run(60)
+    bench.alive = set()
+    while not any(finding.arguments["rung"] == "forget-flows" for _, finding in bench.said(Why.TUNNEL_STEP)):
+        bench.run(0.5)
+    bench.answers[NAMED.host], bench.alive = (at(2),), {at(2)}
+    begin = bench.now
+    bench.run(3)
+    assert bench.state == liveness.ALIVE
+    assert bench.said(Why.TUNNEL_RECOVERED)[0][0] - begin < 2
+
+
+def test_an_endpoint_that_cannot_be_set_is_no_endless_loop() -> None:
+    """The name has moved and the kernel refuses: each refusal costs a step, and steps are counted."""
+    bench = Bench()
+    bench.run(60)
+    bench.alive = set()
+    bench.run(10)
+    bench.answers[NAMED.host] = (at(2),)
+    count = len(bench.effects)
+    for _ in range(200):
+        before = bench.seen
+        bench.run(0.5)
+        for _, effect in bench.effects[count:]:
+            if isinstance(effect, SetEndpoint):
+                bench.seen = replace(bench.seen, endpoint=before.endpoint)
+                bench.step(Failed(effect, "Operation not supported", 95))
+        count = len(bench.effects)
+    assert len(bench.memory.peers[bench.peer.id].spent) <= bench.ladder.steps_per_hour
+    assert len(bench.said(Why.TUNNEL_STEP)) <= bench.ladder.steps_per_hour
+
+
+def test_switched_off_nothing_is_done_and_what_was_begun_is_dropped() -> None:
+    bench = Bench()
+    bench.run(60)
+    bench.alive = set()
+    while not bench.said(Why.TUNNEL_STEP):
+        bench.run(0.5)
+    bench.enabled = False
+    bench.step(Configured(bench.settings))
+    count = len(bench.effects)
+    bench.answers[NAMED.host] = (at(2),)
+    bench.run(300)
+    assert not [effect for _, effect in bench.effects[count:] if isinstance(effect, (*CHANGES, Probe))]
+    assert bench.state == liveness.DEAD  # it still looks
+    bench.enabled, bench.alive = True, {at(2)}
+    bench.step(Configured(bench.settings))
+    bench.run(30)
+    assert bench.state == liveness.ALIVE
