@@ -20,7 +20,7 @@ from wgrouter.core import messages, report
 from wgrouter.core.engine import Engine
 from wgrouter.core.findings import Finding, Why
 from wgrouter.core.messages import Commanded, Configured, Event, Failed, Hinted, Look, Observed, Stopping
-from wgrouter.core.model import INTERFACES, NAMESERVERS, NET, NFT, WIREGUARD, Instant
+from wgrouter.core.model import INTERFACES, NAMESERVERS, NET, NFT, WIREGUARD, Instant, Seconds
 from wgrouter.core.settings import Settings
 from wgrouter.ports import bus, control, resolvconf
 from wgrouter.ports.conntrack import Conntrack
@@ -98,7 +98,7 @@ class _Agent:
         self.bus = bus.Bus(reactor, self.answer, self.say, refusals=(control.Refused,), on_fault=self.fault)
         self.control = control.Control(reactor, socket, self.answer, on_fault=self.fault)
         self.doorbell = Doorbell()
-        self.actor = Actor(reactor, self.table())
+        self.actor = Actor(reactor, self.table(), on_slow=self.slow)
         self.journal = Journal(self.engine.state, self.started, entries=settings.journal_entries)
         self.problems: list[str] = []
         self.control.open()
@@ -174,6 +174,31 @@ class _Agent:
         """A question that went wrong is told, and ends nothing."""
         for line in last_words(error, None):
             print(f"wgrouter: {line}", flush=True)
+
+    def slow(self, effect: messages.Effect, seconds: Seconds) -> None:
+        self.say(
+            Finding(Why.EFFECT_SLOW, "", {"effect": type(effect).__name__, "seconds": round(seconds, 1)})
+        )
+
+    def stay_with(self, parent: int) -> None:
+        """In procd's jail our parent is ujail. If that dies alone, procd starts another agent and ends no old
+        one.
+        """
+        reactor = self.reactor
+        try:
+            fd = os.pidfd_open(parent)
+        except OSError:  # gone already
+            reactor.post(Stopping())
+            return
+
+        def ended() -> None:
+            reactor.unwatch(fd)
+            os.close(fd)
+            reactor.post(Stopping())
+
+        reactor.watch(fd, ended)
+        if os.getppid() != parent:
+            ended()
 
     def ring(self) -> None:
         if self.doorbell.drain():

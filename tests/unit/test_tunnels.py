@@ -200,7 +200,7 @@ def test_the_second_address_of_a_moved_name_is_tried_as_soon_as_the_first_is_kno
 
 
 def test_the_last_address_of_a_moved_name_gets_the_time_that_a_new_session_needs() -> None:
-    """The peer has moved and lost its session (it was restarted): no port is changed before WireGuard asks."""
+    """The peer has lost its session too (it was restarted): no port is changed before WireGuard asks."""
     bench = Bench()
     bench.run(60)
     bench.answers[NAMED.host], bench.alive, bench.session = (at(2), at(3)), {at(3)}, False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from errno import ECANCELED
 
 from wgrouter.core import care, links, names, news, outlook, plan, routing, tunnels, uplink
 from wgrouter.core.findings import Finding, Why
@@ -222,6 +223,8 @@ def _taken_in(
             "wans": len(settings.wans) or "discovered",
         }
         findings.append(Finding(Why.CONFIG_LOADED, "", counts))
+        if not settings.enabled:
+            findings.append(Finding(Why.AGENT_DISABLED))
         return replace(state, names=wanted, net_look_at=now + NET_LOOK)
     if isinstance(event, Observed):
         old = state.world
@@ -241,6 +244,8 @@ def _taken_in(
         parts = (NET, NAMESERVERS) if event.source == "rtnetlink" else EVERYTHING
         effects.append(Look(parts))
     elif isinstance(event, Failed):
+        if event.errno == ECANCELED:  # never begun: what failed before it is told
+            return state
         key = type(event.effect).__name__
         if state.failing.get(key) != event.reason:
             findings.append(Finding(Why.EFFECT_FAILED, "", {"effect": key, "reason": event.reason}))

@@ -168,7 +168,17 @@ class Why(Enum):
     AGENT_STARTED = ("agent.started", Severity.INFO, "wgrouter {version} started")
     AGENT_STOPPED = ("agent.stopped", Severity.INFO, "stopped; what was ours is taken away")
     AGENT_HINT = ("agent.hint", Severity.DEBUG, "{source} says look again")
+    AGENT_DISABLED = (
+        "agent.disabled",
+        Severity.INFO,
+        "switched off (option enabled '0'): looks and reports, changes nothing",
+    )
     EFFECT_FAILED = ("agent.effect-failed", Severity.WARNING, "{effect} failed: {reason}")
+    EFFECT_SLOW = (
+        "agent.effect-slow",
+        Severity.WARNING,
+        "{effect} took {seconds} s; everything waits meanwhile",
+    )
     CLOCK_WRONG = (
         "clock.wrong",
         Severity.ERROR,

@@ -55,7 +55,8 @@ def intent(
 ) -> Wanted:
     """The whole of it. Empty while routing is off or left to mwan3."""
     routing = settings.routing
-    if world.net is None or not routing.enabled or not ranges.capacity(routing) or yielded(world):
+    off = not (settings.enabled and routing.enabled and ranges.capacity(routing))
+    if world.net is None or off or yielded(world):
         return Wanted()
     routes: list[Route] = []
     rules: list[Rule] = []

@@ -415,8 +415,8 @@ class _Round(Listening):
         deadline = self.now + liveness.PROOF
         fresh = care.pulse.state != DEAD or (endpoint is not None and self._moved(care))
         if fresh and care.pulse.session and all(place.endpoint in tried for place in places):
-            # A peer that moved may have lost the session, and WireGuard holds on to its own until it has asked
-            # in vain for SILENCE. That is waited for with the last address, not with each.
+            # A peer that moved may have lost the session, and WireGuard holds on to its own until it has
+            # asked in vain for SILENCE. That is waited for with the last address, not with each.
             asked = min(care.pulse.asked_since, self.now)
             deadline = max(deadline, asked + liveness.SILENCE + liveness.PROOF)
         return replace(

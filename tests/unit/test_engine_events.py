@@ -1,0 +1,95 @@
+"""What the engine makes of failures and of being switched off, with the least of a router."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from wgrouter.core.engine import Engine
+from wgrouter.core.findings import Finding, Why
+from wgrouter.core.messages import (
+    CHANGES,
+    AddRule,
+    Configured,
+    DeleteRoute,
+    DeleteRule,
+    Failed,
+    ForgetFlows,
+    Observed,
+    SetFwmark,
+    Step,
+)
+from wgrouter.core.model import (
+    RT_TABLE_MAIN,
+    Address,
+    DeviceSeen,
+    Endpoint,
+    Hop,
+    Link,
+    Net,
+    PeerSeen,
+    Route,
+)
+from wgrouter.core.settings import HostPort, Peer, Settings, Tunnel
+
+KEY = "k"
+NET = Net(
+    {"eth1": Link(2, "eth1"), "wg0": Link(3, "wg0", kind="wireguard")},
+    (Address("eth1", "192.0.2.2/24"),),
+    (Route(4, RT_TABLE_MAIN, "0.0.0.0/0", (Hop("192.0.2.1", "eth1"),)),),
+)
+PEER = Peer("wg0", KEY, "office", (HostPort("198.51.100.1"),), keepalive=25, allowed_ips=("10.0.0.1/32",))
+SEEN = {"wg0": DeviceSeen("wg0", peers={KEY: PeerSeen(KEY, Endpoint("198.51.100.1", 51820), (1, 0))})}
+
+
+def settings(enabled: bool = True) -> Settings:
+    return Settings(enabled=enabled, tunnels=(Tunnel("wg0", peers=(PEER,)),))
+
+
+def changes(step: Step) -> list[object]:
+    return [effect for effect in step.effects if isinstance(effect, CHANGES)]
+
+
+def whys(step: Step) -> list[Why]:
+    return [finding.why for finding in step.findings]
+
+
+@pytest.fixture
+def engine() -> Engine:
+    engine = Engine()
+    engine.handle(Configured(settings(), "seed"), 1.0)
+    return engine
+
+
+def test_a_failure_is_told_once_and_what_was_not_tried_after_it_never(engine: Engine) -> None:
+    lost = Failed(ForgetFlows(), "not tried: AddRoute failed before it", errno.ECANCELED)
+    assert whys(engine.handle(lost, 2.0)) == []
+    real = Failed(ForgetFlows(), "Operation not permitted", errno.EPERM)
+    assert engine.handle(real, 2.0).findings == (
+        Finding(Why.EFFECT_FAILED, "", {"effect": "ForgetFlows", "reason": "Operation not permitted"}),
+    )
+    assert whys(engine.handle(real, 3.0)) == []
+
+
+def test_switched_off_what_is_ours_goes_and_nothing_comes(engine: Engine) -> None:
+    step = engine.handle(Observed(NET, SEEN, (), nft=""), 2.0)
+    added = changes(step)
+    assert [type(effect).__name__ for effect in added].count("SetFwmark") == 1
+    assert any(isinstance(effect, AddRule) for effect in added)
+    step = engine.handle(Configured(settings(enabled=False), "seed"), 3.0)
+    assert Why.AGENT_DISABLED in whys(step)
+    rules = tuple(effect.rule for effect in added if isinstance(effect, AddRule))
+    ours = tuple(effect.route for effect in added if type(effect).__name__ == "AddRoute")  # type: ignore[attr-defined]
+    (mark,) = (effect.mark for effect in added if isinstance(effect, SetFwmark))
+    there = Net(NET.links, NET.addresses, (*NET.routes, *ours), rules)
+    marked = {"wg0": DeviceSeen("wg0", fwmark=mark, peers=SEEN["wg0"].peers)}
+    step = engine.handle(Observed(there, marked), 4.0)
+    assert set(changes(step)) == {
+        *(DeleteRule(rule) for rule in rules),
+        *(DeleteRoute(route) for route in ours),
+        SetFwmark("wg0", 0),
+    }
+    silent = {"wg0": DeviceSeen("wg0", peers={KEY: PeerSeen(KEY, None, (1, 0), tx_bytes=148)})}
+    for now in range(5, 600, 5):
+        assert changes(engine.handle(Observed(NET, silent), float(now))) == []
