@@ -137,6 +137,8 @@ class _Agent:
             reactor.watch(self.doorbell.fileno(), self.ring)
             reactor.on_signal(signal.SIGHUP, self.reload)
             reactor.on_signal(signal.SIGUSR1, self.dump)
+            if os.environ.get("WGROUTER_JAILED"):
+                self.stay_with(os.getppid())
             self.say(Finding(Why.AGENT_STARTED, "", {"version": wgrouter.__version__}))
             self.take(loaded)
             self.bus.start()
@@ -179,6 +181,26 @@ class _Agent:
         self.say(
             Finding(Why.EFFECT_SLOW, "", {"effect": type(effect).__name__, "seconds": round(seconds, 1)})
         )
+
+    def stay_with(self, parent: int) -> None:
+        """In procd's jail our parent is ujail. If that dies alone, procd starts another agent and ends no old
+        one.
+        """
+        reactor = self.reactor
+        try:
+            fd = os.pidfd_open(parent)
+        except OSError:  # gone already
+            reactor.post(Stopping())
+            return
+
+        def ended() -> None:
+            reactor.unwatch(fd)
+            os.close(fd)
+            reactor.post(Stopping())
+
+        reactor.watch(fd, ended)
+        if os.getppid() != parent:
+            ended()
 
     def stay_with(self, parent: int) -> None:
         """In procd's jail our parent is ujail. If that dies alone, procd starts another agent and ends no old
@@ -281,11 +303,10 @@ class _Agent:
             whole["problems"] = self.problems
             return whole if verb == "status" else {verb: whole[verb]}
         if verb == "explain":
-            found = report.explanations(state, str(arguments.get("subject") or ""), now)
-            if not found:
-                raise control.Refused(
-                    f"{arguments.get('subject')!r} is no tunnel or peer; `status` lists them"
-                )
+            subject = str(arguments.get("subject") or "")
+            found = report.explanations(state, subject, now)
+            if subject and not found:
+                raise control.Refused(f"{subject!r} is no tunnel, peer, WAN or name; `status` lists them")
             return found
         if verb == "plan":
             return report.planned(state, {"problems": self.problems})

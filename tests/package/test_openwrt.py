@@ -9,6 +9,7 @@ network. The shell there is busybox's, as on a router.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
@@ -55,7 +56,7 @@ tar -c -C "$BASE" . | tar -x --keep-directory-symlink
 for name in $NAMES; do ln -sf "$(command -v "$name")" "sbin/$name"; done
 rm -f bin/sh
 cp "$(command -v busybox)" bin/sh
-printf '#!/bin/bash\\nexec %s "$@"\\n' "$PYTHON" >usr/bin/python3
+printf '#!/bin/bash\\nPYTHONPATH=%s exec %s "$@"\\n' "$BINDING" "$PYTHON" >usr/bin/python3
 chmod 755 usr/bin/python3
 ip link set lo up
 exec chroot . /bin/sh -c 'echo ready; exec cat'
@@ -76,6 +77,8 @@ class Router:
 
     def __init__(self, directory: Path) -> None:
         environment = os.environ | {"BASE": BASE, "NAMES": " ".join(PROGRAMS), "PYTHON": sys.executable}
+        binding = importlib.util.find_spec("ubus")
+        environment["BINDING"] = str(Path(binding.origin).parent) if binding and binding.origin else ""
         if shutil.which("ujail"):
             environment["NAMES"] += " ujail"
         self._process = subprocess.Popen(
