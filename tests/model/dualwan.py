@@ -28,6 +28,7 @@ from wgrouter.core.messages import (
     Effect,
     Event,
     ForgetFlows,
+    Look,
     Observed,
     Probe,
     RemoveNft,
@@ -38,10 +39,11 @@ from wgrouter.core.messages import (
 )
 from wgrouter.core.model import RT_TABLE_MAIN, Address, DeviceSeen, Hop, Link, Net, Route, World
 from wgrouter.core.probes import SENT_ONLY
-from wgrouter.core.settings import Settings, Tunnel
+from wgrouter.core.settings import HostPort, Peer, Settings, Tunnel
 
 INTERNET = {4: "198.51.100.1", 6: "2001:db8:ffff::1"}
 LOOK = 0.005
+TUNNEL = Tunnel("wg0", peers=(Peer("wg0", "key", "site", endpoints=(HostPort("site.example.net", 51820),)),))
 DEFAULT = {4: "0.0.0.0/0", 6: "::/0"}
 
 
@@ -72,7 +74,7 @@ class Router:
     """The simulation. `at` schedules faults; `run` lets time pass."""
 
     isps: list[Isp]
-    settings: Settings = field(default_factory=lambda: Settings(tunnels=(Tunnel("wg0"),)))
+    settings: Settings = field(default_factory=lambda: Settings(tunnels=(TUNNEL,)))
     seed: str = "x"
     now: float = 1000.0
 
@@ -224,23 +226,24 @@ class Router:
         uplinks = links.view(one.memory)
         two = uplink.step(self.uplink, event, context, uplinks)
         choices = uplink.chosen(two.memory)
-        basis = (routing.basis(uplinks), choices, id(self.seen))
+        resting = uplink.resting(two.memory)
+        basis = (routing.basis(uplinks), choices, resting, id(self.seen))
         if basis != self.basis:  # nothing else is looked at by these two
             self.basis = basis
-            self.wanted = routing.intent(self.seen, uplinks, choices, self.settings)
+            self.wanted = routing.intent(self.seen, uplinks, choices, self.settings, resting)
             self.wants = plan.plan(self.wanted, self.seen, self.settings) if one.memory.started else ()
         wanted, wants = self.wanted, self.wants
         memory = two.memory
         flows: tuple[Effect, ...] = ()
         if one.memory.started:
-            three = uplink.settle(memory, wants, wanted, uplinks)
+            three = uplink.settle(memory, wants, wanted, uplinks, self.now)
             memory, flows = three.memory, three.effects
         self.links, self.uplink = one.memory, memory
         for finding in (*one.findings, *two.findings):
             self.findings.append((self.now, finding))
         if isinstance(event, Observed):
             self.emitted = ()
-        effects = [*one.effects, *(wants if wants != self.emitted else ()), *flows]
+        effects = [*one.effects, *two.effects, *(wants if wants != self.emitted else ()), *flows]
         if wants and wants != self.emitted:
             self.look()
         self.emitted = wants
@@ -248,6 +251,8 @@ class Router:
             self.effects.append((self.now, effect))
             if isinstance(effect, Probe):
                 self.answer(effect)
+            elif isinstance(effect, Look):
+                self.look()
             else:
                 self.carry_out(effect)
                 self.check_reachable(effect)

@@ -38,6 +38,8 @@ def lookup(net: Net, dst: str, mark: int = 0, source: str = "", oif: str = "") -
             continue
         if rule.src and (not source or ipaddress.ip_address(source) not in ipaddress.ip_network(rule.src)):
             continue
+        if rule.action != "to_table":
+            return Route(where.version, 0, "0.0.0.0/0" if where.version == 4 else "::/0", kind=rule.action)
         found = _in_table(net, rule.table, where, oif)
         if found is not None and ipaddress.ip_network(found.dst).prefixlen > rule.suppress:
             return found

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.model.dualwan import Isp, Router
+from tests.model.dualwan import TUNNEL, Isp, Router
 from wgrouter.core import links, plan, ranges, routing, uplink
 from wgrouter.core.findings import Why
 from wgrouter.core.messages import AddRoute, AddRule, DeleteRoute, DeleteRule, Effect, Observed, Probe, Unsent
@@ -360,7 +360,7 @@ def test_an_answer_leaves_by_the_wan_that_was_asked_and_never_by_a_dead_one() ->
     assert router.exit(mark=mark, source=b.address(4)) == B and router.exit(source=b.address(4)) == B
     assert router.exit(mark=mark, source=a.address(4)) == A
     router.at(0.0, set_to(a, hole=True))
-    router.run(3.0)
+    router.run(5.0)
     assert router.exit(mark=mark, source=a.address(4)) == B, (
         "WireGuard's cached source must not keep it there"
     )
@@ -622,14 +622,16 @@ def test_whatever_happens_there_is_a_way_while_any_wan_has_one(
     """Reachability, ownership and wake_at are asserted by the simulation after every single effect and
     step.
     """
-    wanted = Settings(tunnels=(Tunnel("wg0"),), routing=RoutingSettings(balance=balance))
+    wanted = Settings(tunnels=(TUNNEL,), routing=RoutingSettings(balance=balance))
     router = play(families, script, wanted)
     router.look()
     router.run(3.0)
     # Converged: another look at the same world plans nothing.
     router.seen = router.world()
     uplinks = links.view(router.links)
-    intent = routing.intent(router.seen, uplinks, uplink.chosen(router.uplink), wanted)
+    intent = routing.intent(
+        router.seen, uplinks, uplink.chosen(router.uplink), wanted, uplink.resting(router.uplink)
+    )
     assert plan.plan(intent, router.seen, wanted) == ()
     # And nothing of ours is left after a clean stop.
     for effect in plan.clean(router.seen, wanted):
@@ -647,7 +649,7 @@ def test_whatever_happens_there_is_a_way_while_any_wan_has_one(
 def test_adds_come_before_deletes_and_only_ours_are_touched(
     families: list[tuple[int, ...]], script: list[tuple[float, str, int, bool]]
 ) -> None:
-    wanted = Settings(tunnels=(Tunnel("wg0"),))
+    wanted = Settings(tunnels=(TUNNEL,))
     router = play(families, script, wanted)
     by_step: dict[float, list[Effect]] = {}
     for when, effect in router.effects:
@@ -658,9 +660,11 @@ def test_adds_come_before_deletes_and_only_ours_are_touched(
             assert ranges.is_our_rule(wanted.routing, effect.rule)
     for effects in by_step.values():
         kinds = [
-            type(e).__name__ for e in effects if isinstance(e, (AddRoute, AddRule, DeleteRule, DeleteRoute))
+            "close" if isinstance(e, AddRule) and e.rule.action == "blackhole" else type(e).__name__
+            for e in effects
+            if isinstance(e, (AddRoute, AddRule, DeleteRule, DeleteRoute))
         ]
-        order = ["AddRoute", "AddRule", "DeleteRule", "DeleteRoute"]
+        order = ["close", "AddRoute", "AddRule", "DeleteRule", "DeleteRoute"]
         assert kinds == sorted(kinds, key=order.index)
 
 
@@ -668,7 +672,7 @@ def test_adds_come_before_deletes_and_only_ours_are_touched(
 def test_the_same_events_give_the_same_decisions(
     families: list[tuple[int, ...]], script: list[tuple[float, str, int, bool]]
 ) -> None:
-    wanted = Settings(tunnels=(Tunnel("wg0"),))
+    wanted = Settings(tunnels=(TUNNEL,))
     first, second = play(families, script, wanted), play(families, script, wanted)
     assert first.effects == second.effects and first.findings == second.findings
 

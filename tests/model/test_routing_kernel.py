@@ -120,8 +120,12 @@ class Agent:
         for effect in turn.effects:
             if isinstance(effect, Probe) and effect.device not in self.dead:
                 self.turn(Replied(effect.id, 0.01))
-        wanted = routing.intent(self.world, links.view(self.links), uplink.chosen(self.uplink), SETTINGS)
-        return plan.plan(wanted, self.world, SETTINGS)
+        resting = uplink.resting(self.uplink)
+        uplinks, choices = links.view(self.links), uplink.chosen(self.uplink)
+        wanted = routing.intent(self.world, uplinks, choices, SETTINGS, resting)
+        wants = plan.plan(wanted, self.world, SETTINGS)
+        self.uplink = uplink.settle(self.uplink, wants, wanted, uplinks, self.now).memory
+        return wants
 
     def carry_out(self, effects: tuple[Effect, ...]) -> None:
         for effect in effects:

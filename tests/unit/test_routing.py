@@ -126,8 +126,8 @@ def test_two_wans_and_a_tunnel_in_full() -> None:
     }
     ours = {"protocol": 157}
     assert set(wanted.rules) == {
-        Rule(4, 6000, 7401, 0x20000000, 0x20000000, "10.0.1.2/32", **ours),
-        Rule(4, 6000, 7402, 0x20000000, 0x20000000, "10.0.2.2/32", **ours),
+        Rule(4, 6010, 7401, 0x20000000, 0x20000000, "10.0.1.2/32", **ours),
+        Rule(4, 6010, 7402, 0x20000000, 0x20000000, "10.0.2.2/32", **ours),
         Rule(4, 6071, 7401, 0x21000000, 0x3F000000, **ours),
         Rule(4, 6072, 7402, 0x22000000, 0x3F000000, **ours),
         Rule(4, 6110, 7400, 0x3F000000, 0x3F000000, **ours),
@@ -155,13 +155,13 @@ def test_when_nothing_is_wanted(what: str, seen: World, settings: Settings) -> N
 
 
 def test_with_one_wan_nothing_but_outer_packets() -> None:
-    assert preferences(routing.intent(world(), (path("a"),), {4: "a"}, TUNNEL)) == [0, 71, 110]
+    assert preferences(routing.intent(world(), (path("a"),), {4: "a"}, TUNNEL)) == [10, 71, 110]
 
 
 def test_with_a_full_tunnel_unmarked_packets_are_left_to_main() -> None:
     full = Route(4, RT_TABLE_MAIN, "0.0.0.0/0", (Hop("", "wg0"),), 1)
     wanted = routing.intent(world(full), BOTH, {4: "a"}, TUNNEL)
-    assert preferences(wanted) == [0, 71, 72, 110, 130, 131] and wanted.nft is None
+    assert preferences(wanted) == [10, 71, 72, 110, 130, 131] and wanted.nft is None
 
 
 def test_without_a_choice_the_active_table_is_not_led_to() -> None:

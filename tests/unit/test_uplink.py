@@ -228,7 +228,7 @@ def failed_over() -> tuple[uplink.Memory, tuple[Uplink, ...]]:
     before, after = (path("a"), path("b", priority=20)), (path("a", "down"), path("b", priority=20))
     memory = uplink.step(uplink.Memory(), Woke(), context(0.0), before).memory
     wanted = Wanted(courses={("wg0", 4): "a"}, steering=True)
-    memory = uplink.settle(memory, (), wanted, before).memory
+    memory = uplink.settle(memory, (), wanted, before, 1.0).memory
     return uplink.step(memory, Woke(), context(1.0), after).memory, after
 
 
@@ -236,36 +236,36 @@ def test_flows_and_generations_wait_for_the_kernel() -> None:
     memory, paths = failed_over()
     wanted = Wanted(courses={("wg0", 4): "b"}, steering=True)
     for outstanding in ((AddRoute(ROUTE),), (AddRoute(ROUTE), SetFwmark("wg0", 1))):
-        turn = uplink.settle(memory, outstanding, wanted, paths)
+        turn = uplink.settle(memory, outstanding, wanted, paths, 1.0)
         assert turn.effects == () and uplink.generation(turn.memory, "wg0", 4) == 0
         memory = turn.memory
-    turn = uplink.settle(memory, (), wanted, paths)
+    turn = uplink.settle(memory, (), wanted, paths, 1.0)
     assert turn.effects == (ForgetFlows(local_address="10.0.1.2", protocol=0),)
     assert uplink.generation(turn.memory, "wg0", 4) == 1 and uplink.course_of(turn.memory, "wg0", 4) == "b"
-    again = uplink.settle(turn.memory, (), wanted, paths)
+    again = uplink.settle(turn.memory, (), wanted, paths, 1.0)
     assert again.effects == () and again.memory == turn.memory
 
 
 def test_another_family_that_does_not_settle_holds_up_nothing() -> None:
     memory, paths = failed_over()
     other = AddRoute(Route(6, 7400, "::/0"))
-    turn = uplink.settle(memory, (other,), Wanted(courses={("wg0", 4): "b"}, steering=True), paths)
+    turn = uplink.settle(memory, (other,), Wanted(courses={("wg0", 4): "b"}, steering=True), paths, 1.0)
     assert turn.effects and uplink.generation(turn.memory, "wg0", 4) == 1
 
 
 def test_where_routing_is_not_ours_no_flow_is_forgotten() -> None:
     memory, paths = failed_over()
-    turn = uplink.settle(memory, (), Wanted(), paths)
+    turn = uplink.settle(memory, (), Wanted(), paths, 1.0)
     assert turn.effects == () and turn.memory.forget == ()
 
 
 def test_a_changed_address_is_a_changed_course() -> None:
     memory, paths = failed_over()
     wanted = Wanted(courses={("wg0", 4): "b"}, steering=True)
-    memory = uplink.settle(memory, (), wanted, paths).memory
+    memory = uplink.settle(memory, (), wanted, paths, 1.0).memory
     moved = path("b", priority=20)
     from dataclasses import replace
 
     moved = Uplink(replace(moved.watch, path=replace(moved.path, sources=("10.9.9.9",))))
-    memory = uplink.settle(memory, (), wanted, (paths[0], moved)).memory
+    memory = uplink.settle(memory, (), wanted, (paths[0], moved), 1.0).memory
     assert uplink.generation(memory, "wg0", 4) == 2

@@ -169,7 +169,7 @@ def _handle(state: State, event: Event, now: Instant) -> tuple[State, Step]:
     effects += watched.effects + chosen.effects
     findings += watched.findings + chosen.findings
 
-    state = _routed(state, event, uplinks, effects, findings)
+    state = _routed(state, event, now, uplinks, effects, findings)
     generations = {
         tunnel.device: sum(uplink.generation(state.uplink, tunnel.device, family) for family in (4, 6))
         for tunnel in state.settings.tunnels
@@ -274,6 +274,7 @@ def _surroundings(state: State, event: Event, now: Instant) -> tuple[State, bool
 def _routed(
     state: State,
     event: Event,
+    now: Instant,
     uplinks: tuple[links.Uplink, ...],
     effects: list[Effect],
     findings: list[Finding],
@@ -285,11 +286,12 @@ def _routed(
     decided = isinstance(event, (Observed, Configured, Commanded)) or bool(findings)
     if state.world.net is None or not decided:
         return state
-    wanted = routing.intent(state.world, uplinks, uplink.chosen(state.uplink), state.settings)
+    resting = uplink.resting(state.uplink)
+    wanted = routing.intent(state.world, uplinks, uplink.chosen(state.uplink), state.settings, resting)
     outstanding = plan.plan(wanted, state.world, state.settings)
     effects += outstanding
     if isinstance(event, Observed) and event.net is not None:
-        settled = uplink.settle(state.uplink, outstanding, wanted, uplinks)
+        settled = uplink.settle(state.uplink, outstanding, wanted, uplinks, now)
         effects += settled.effects
         findings += settled.findings
         state = replace(state, uplink=settled.memory)

@@ -1,8 +1,9 @@
 """Intent − World = the shortest ordered list of effects; an empty one when the kernel is as wanted.
 
-Order: routes are added (the active table's first: that is the switch), then rules, then marks, then the nft
-table; only then rules and routes that are no longer wanted go, rules first. So after every step of a plan a
-packet that had a way before has one. Nothing without our protocol number in our ranges is ever touched.
+Order: rules against what must not leave by a WAN any more, then routes are added (the active table's first:
+that is the switch), then rules, then marks, then the nft table; only then rules and routes that are no longer
+wanted go, rules first. So after every step of a plan a packet that had a way before has one. Nothing without
+our protocol number in our ranges is ever touched.
 """
 
 from __future__ import annotations
@@ -46,8 +47,11 @@ def plan(wanted: Wanted, world: World, settings: Settings) -> tuple[Effect, ...]
     # deleted.
     replaced = {_slot(route) for route in missing}
     kept = {_slot(route) for route in wanted.routes}
-    effects: list[Effect] = [AddRoute(route) for route in missing]
-    effects += [AddRule(rule) for rule in wanted.rules if rules[rule] == 0]
+    fresh = [rule for rule in wanted.rules if rules[rule] == 0]
+    first = [rule for rule in fresh if rule.preference == routing.rule_base + ranges.PREF_LEAVING]
+    effects: list[Effect] = [AddRule(rule) for rule in first if rule.action == "blackhole"]
+    effects += [AddRoute(route) for route in missing]
+    effects += [AddRule(rule) for rule in fresh if AddRule(rule) not in effects]
     effects += _marks(wanted, world, settings)
     effects += _nft(wanted, world)
     wanted_rules = set(wanted.rules)

@@ -9,7 +9,8 @@ Decides only numbers. The map (base numbers are settings; `i` is a WAN's index, 
            OUTER | i           a packet that must use WAN i: probes, tunnels bound to it   ("strict")
            OUTER | all ones    the outer packets of a tunnel that follows the active WAN   ("tunnel")
            OUTER | top - k     the outer packets of the k-th tunnel with WANs of its own   ("pinned")
-    rule   rule_base + 0   from an address of WAN i, any OUTER mark  → table i (answers go back)
+    rule   rule_base + 0   from an address of a WAN that a tunnel has just left, its mark → nowhere (for 2 s)
+           + 10            from an address of WAN i, any OUTER mark  → table i (answers go back)
            + 70 + i        strict mark of WAN i                      → table i
            + 110           tunnel mark                               → active
            + 111           an address of WAN i, a mark that the configuration gives a tunnel → table i
@@ -33,7 +34,8 @@ METRIC = 10  # of our default routes; never 0, which IPv6 would turn into 1024
 METRIC_UNREACHABLE = 9999
 SPAN = 200  # rule preferences we may use, from rule_base
 
-PREF_OUTER_SOURCE = 0
+PREF_LEAVING = 0
+PREF_OUTER_SOURCE = 10
 PREF_STRICT = 70
 PREF_TUNNEL = 110
 PREF_ADOPTED_SOURCE = 111

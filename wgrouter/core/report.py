@@ -162,6 +162,8 @@ def explanations(state: engine.State, subject: str, now: Instant) -> list[dict[s
 
 def planned(state: engine.State, words: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What would be done now to make the routing as it should be."""
-    wanted = routing.intent(state.world, links.view(state.links), uplink.chosen(state.uplink), state.settings)
+    resting = uplink.resting(state.uplink)
+    uplinks, chosen = links.view(state.links), uplink.chosen(state.uplink)
+    wanted = routing.intent(state.world, uplinks, chosen, state.settings, resting)
     effects = plan.plan(wanted, state.world, state.settings)
     return {"effects": [str(effect) for effect in effects], "findings": [], "problems": [], **(words or {})}

@@ -46,14 +46,19 @@ class Wanted:
     rules: tuple[Rule, ...] = ()
     fwmarks: Mapping[str, int] = field(default_factory=dict)
     courses: Mapping[tuple[str, int], str] = field(default_factory=dict)  # (tunnel device, family) → WAN
+    leaving: frozenset[tuple[str, int]] = frozenset()  # of the courses, those that change or just did
     steering: bool = False  # routing is ours to do: switched on, and not left to mwan3
     nft: str | None = None  # the ruleset of `table inet wgrouter`; None: that table should not be
 
 
 def intent(
-    world: World, uplinks: tuple[Uplink, ...], choices: Mapping[int, str], settings: Settings
+    world: World,
+    uplinks: tuple[Uplink, ...],
+    choices: Mapping[int, str],
+    settings: Settings,
+    resting: Mapping[tuple[str, int], str] | None = None,
 ) -> Wanted:
-    """The whole of it. Empty while routing is off or left to mwan3."""
+    """The whole of it. Empty while routing is off or left to mwan3. `resting`: see uplink.resting."""
     routing = settings.routing
     off = not (settings.enabled and routing.enabled and ranges.capacity(routing))
     if world.net is None or off or yielded(world):
@@ -62,6 +67,7 @@ def intent(
     rules: list[Rule] = []
     fwmarks: dict[str, int] = {}
     courses: dict[tuple[str, int], str] = {}
+    leaving: set[tuple[str, int]] = set()
     closed: set[int] = set()
     for family in FAMILIES:
         here = tuple(u for u in uplinks if u.path.family == family and u.path.index)
@@ -85,12 +91,18 @@ def intent(
             course = preferred(tunnel, here, wan)
             if course:
                 courses[(tunnel.device, family)] = course
+            mark, mask = (own, FULL) if own else (pinned or ranges.tunnel_mark(routing), routing.mark_mask)
+            rest = (resting or {}).get((tunnel.device, family))
+            moving = rest != course if rest is not None else _was_leaving(world, family, mark, routing)
+            if course and moving and any(peer.endpoints for peer in tunnel.peers):
+                leaving.add((tunnel.device, family))
+                rules += _leaving_rules(here, course, wan, family, mark, mask, seen.userspace, routing)
             if own or pinned:
                 rules += _marked_rules(here, course, wan, family, own or pinned, bool(own), routing)
             if not own and any(u.path.index for u in uplinks):
                 fwmarks[tunnel.device] = pinned or ranges.tunnel_mark(routing)
     table = balance.ruleset(uplinks, choices, frozenset(closed), settings)
-    return Wanted(_once(routes), _once(rules), fwmarks, courses, True, table)
+    return Wanted(_once(routes), _once(rules), fwmarks, courses, frozenset(leaving), True, table)
 
 
 def basis(uplinks: tuple[Uplink, ...]) -> tuple[tuple[object, ...], ...]:
@@ -157,6 +169,7 @@ def _rule(
     mask: int = 0,
     src: str = "",
     suppress: int = -1,
+    action: str = "to_table",
 ) -> Rule:
     return Rule(
         family,
@@ -167,6 +180,7 @@ def _rule(
         src=src,
         suppress=suppress,
         protocol=routing.protocol,
+        action=action,
     )
 
 
@@ -212,6 +226,52 @@ def _outer_rules(
         table, mark = ranges.active_table(routing), ranges.tunnel_mark(routing)
         rules.append(_rule(family, ranges.PREF_TUNNEL, table, routing, mark, mask))
     return rules
+
+
+def _leaving_rules(
+    here: tuple[Uplink, ...],
+    course: str,
+    chosen: str,
+    family: int,
+    mark: int,
+    mask: int,
+    userspace: bool,
+    routing: Routing,
+) -> list[Rule]:
+    """For a moment after a tunnel's move nothing of it leaves by a WAN that it has left.
+
+    WireGuard answers from the address that the last packet came to. So what is still on its way to the old
+    WAN takes the tunnel back there, and a busy one never leaves (seen at 40 ms round trip and 100 packets a
+    second). "blackhole" gives EINVAL, at which WireGuard chooses a source anew for the same packet
+    (drivers/net/wireguard/socket.c, send4; wireguard-go's send6). The kernel's send6 does not, and
+    wireguard-go's send4 names the device too, at which ip_route_output_key takes the target for a neighbour
+    instead: there the old source may have the new way, and the endpoint is set again and again.
+    """
+    kept = {source for u in here if u.path.wan == course for source in u.path.sources}
+    left = [s for u in here for s in u.path.sources if s not in kept and "/" not in s]
+    index = next((u.path.index for u in here if u.path.wan == course), 0)
+    if not index:
+        return []
+    lost = (family == IPV4) != userspace
+    whole, action = ("/32" if family == IPV4 else "/128"), ("blackhole" if lost else "to_table")
+    way = ranges.active_table(routing) if course == chosen else ranges.table_of(routing, index)
+    table = 0 if lost else way
+    return [
+        _rule(family, ranges.PREF_LEAVING, table, routing, mark, mask, source + whole, action=action)
+        for source in dict.fromkeys(left)
+    ]
+
+
+def _was_leaving(world: World, family: int, mark: int, routing: Routing) -> bool:
+    """Whether an agent that was killed has left such rules: it did not see the move through."""
+    preference = routing.rule_base + ranges.PREF_LEAVING
+    return any(
+        r.family == family
+        and r.preference == preference
+        and r.mark == mark
+        and ranges.is_our_rule(routing, r)
+        for r in (world.net.rules if world.net else ())
+    )
 
 
 def _marked_rules(

@@ -19,8 +19,8 @@ from wgrouter.core.findings import Finding, Rejected, Why
 from wgrouter.core.link_states import DEGRADED, DOWN, HELD, OFF, RETURNING, SUSPECT, UNPROVEN, UP
 from wgrouter.core.links import Uplink
 from wgrouter.core.machine import Context, Turn
-from wgrouter.core.messages import Commanded, Configured, Effect, Event, ForgetFlows
-from wgrouter.core.model import LONG_AGO, NEVER, Instant, Seconds, family_of
+from wgrouter.core.messages import Commanded, Configured, Effect, Event, ForgetFlows, Look, Woke
+from wgrouter.core.model import LONG_AGO, NET, NEVER, Instant, Seconds, family_of
 from wgrouter.core.plan import unsettled
 from wgrouter.core.routing import Wanted
 from wgrouter.core.settings import Settings
@@ -41,6 +41,9 @@ REVIEW: Seconds = 5.0
 DWELL: Seconds = 30.0  # between two moves for quality alone
 FORGET_MAX = 64  # addresses waiting for a kernel that does not settle
 LOSS_MARGIN = 10.0  # percent points; between degraded links only
+# After its move a tunnel stays away from the old WAN this long, twice a satellite's round trip …
+RESETS = 8  # … and its endpoint is set again so often …
+RESET: Seconds = 0.25  # … after this long each
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,8 @@ class Course:
     wan: str
     way: tuple[str, ...]  # device, gateway and source addresses
     generation: int = 0
+    resets: int = 0  # still to come: it moves
+    reset_at: Instant = NEVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +114,13 @@ def course_of(memory: Memory, device: str, family: int) -> str:
     return course.wan if course else ""
 
 
+def resting(memory: Memory) -> Mapping[tuple[str, int], str]:
+    """(tunnel device, family) → the WAN on which it has come to rest, "" while it moves. Without those not
+    seen yet.
+    """
+    return {key: "" if course.resets else course.wan for key, course in memory.courses.items()}
+
+
 def step(memory: Memory, event: Event, context: Context, uplinks: tuple[Uplink, ...]) -> Turn[Memory]:
     """Decide again. Commanded "switch" takes {"wan": name or "auto", "seconds": "600"}."""
     findings: list[Finding] = []
@@ -118,10 +130,12 @@ def step(memory: Memory, event: Event, context: Context, uplinks: tuple[Uplink, 
         memory = replace(memory, manual=None)
     if context.world.net is None:
         return Turn(memory, (), tuple(findings))
+    due = isinstance(event, Woke) and any(c.reset_at <= context.now for c in memory.courses.values())
+    looks: tuple[Effect, ...] = (Look((NET,)),) if due else ()  # settle does it
     basis = (*((u.path, u.state) for u in uplinks), memory.manual)
     calm = basis == memory.basis and context.now < memory.review_at and not isinstance(event, Configured)
     if calm:  # nine steps of ten only count a probe
-        return Turn(memory, (), tuple(findings))
+        return Turn(memory, looks, tuple(findings))
     choices: dict[int, Choice] = {}
     forget = list(memory.forget)
     switches = memory.switches
@@ -167,16 +181,22 @@ def step(memory: Memory, event: Event, context: Context, uplinks: tuple[Uplink, 
         basis=basis,
         review_at=context.now + REVIEW,
     )
-    return Turn(memory, (), tuple(findings))
+    return Turn(memory, looks, tuple(findings))
 
 
 def wake_at(memory: Memory, context: Context) -> Instant:
-    """The end of a choice by hand; everything else is decided when a state changes."""
-    return memory.manual.until if memory.manual is not None else NEVER
+    """The end of a choice by hand or of a tunnel's move; all else is decided when a state changes."""
+    moments = [course.reset_at for course in memory.courses.values()]
+    moments += [memory.manual.until] if memory.manual is not None else []
+    return min((moment for moment in moments if moment > context.now), default=NEVER)
 
 
 def settle(
-    memory: Memory, outstanding: tuple[Effect, ...], wanted: Wanted, uplinks: tuple[Uplink, ...]
+    memory: Memory,
+    outstanding: tuple[Effect, ...],
+    wanted: Wanted,
+    uplinks: tuple[Uplink, ...],
+    now: Instant,
 ) -> Turn[Memory]:
     """Call after each look, with what plan.plan still wants done: for the families (and devices) where the
     kernel shows what was wanted, now conntrack, and then (by the generation) handshakes.
@@ -197,12 +217,21 @@ def settle(
         path = paths.get((wan, family))
         way = (path.device, path.gateway, *path.sources) if path else ()
         old = courses.get(key)
-        if old is None:
+        moving = key in wanted.leaving
+        if old is None and not moving:
             courses[key] = Course(wan, way)
-        elif (old.wan, old.way) != (wan, way):
-            courses[key] = Course(wan, way, old.generation + 1)
+        elif old is None or (old.wan, old.way) != (wan, way):
+            courses[key] = _turned(wan, way, old, RESETS if moving else 0, now)
+        elif old.reset_at <= now:
+            courses[key] = _turned(wan, way, old, old.resets - 1, now)
     forget = tuple(source for source in memory.forget if source not in due)
     return Turn(replace(memory, forget=forget, courses=courses), tuple(effects))
+
+
+def _turned(wan: str, way: tuple[str, ...], old: Course | None, resets: int, now: Instant) -> Course:
+    """One generation later."""
+    generation = old.generation + 1 if old else 1
+    return Course(wan, way, generation, resets, now + RESET if resets else NEVER)
 
 
 def _addresses(sources: tuple[str, ...]) -> tuple[str, ...]:
