@@ -20,8 +20,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SETS = ("router", "newest")
-# Lab tests mostly wait, for a seventh of a core each, and their limits are wide. Those of a module share a lab
-# and stay together; the model tests of the unit stage are long and stand together: whoever is idle takes some.
+# Lab tests mostly wait, for a seventh of a core each, and their limits are wide. Those of a module share a
+# lab and stay together. The model tests of the unit stage are long and stand together: the idle take some.
 WORKERS = {"unit": os.environ.get("UNIT_WORKERS", "2"), "lab": os.environ.get("LAB_WORKERS", "3")}
 SHARING = {"unit": "worksteal", "lab": "loadscope"}
 COUNT = re.compile(r"(\d+) (passed|failed|skipped|errors?|xfailed|xpassed|warnings?)\b")
