@@ -32,6 +32,7 @@ class Care:
     pulse: Pulse = Pulse()
     given: tuple[Endpoint, ...] = ()  # endpoints that an answer or the configuration contained at some time
     roamed: Endpoint | None = None  # told of
+    followed: tuple[Endpoint, ...] = ()  # addresses of a name for which the back-off was cut short
     homeless: str = ""  # told that no address is known, and why
     frozen: bool = False
     # the ladder

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from wgrouter.core.jitter import unit
 from wgrouter.core.messages import Effect, ForgetFlows, Provoke, Renew, Restart, SetEndpoint, SetListenPort
@@ -79,6 +80,7 @@ class Rung:
     repeats: bool = False  # asked again until it says Skip
 
 
+@lru_cache(maxsize=1024)  # asked of every endpoint at every step
 def is_literal(host: str) -> bool:
     """Whether the host is an address and needs no DNS."""
     try:
@@ -128,6 +130,7 @@ def candidates(
     return tuple(places.values())
 
 
+@lru_cache(maxsize=1024)
 def nudge_target(peer: Peer) -> str:
     """An address behind the peer to send a packet to: any authenticated data is answered by a keepalive
     within 10 s.

@@ -51,6 +51,7 @@ HOUR: Seconds = 3600.0
 RESOLVE_WITHIN: Seconds = 3.0  # the rung "resolve" waits this long for the names
 QUICK_LOOK: Seconds = 0.5  # between looks while a step waits for proof
 WATCHFUL_LOOK: Seconds = 1.0  # while a peer is new or suspect
+REFUSED_AGAIN: Seconds = 15.0  # an endpoint that the kernel refused, while the peer is not dead
 GIVEN_KEPT = 32
 RESOLVE = "resolve"
 MOVE = "move"  # the step that is no rung: the endpoint follows its name
@@ -311,7 +312,7 @@ class _Round(Listening):
             care = replace(care, homeless="")
         current = seen.endpoint
         if any(place.endpoint == current for place in places):
-            return replace(care, roamed=None) if care.roamed else care
+            return replace(care, roamed=None, followed=()) if care.roamed or care.followed else care
         if current is not None and current not in care.given and self._live(care):
             if care.roamed != current:
                 self._say(
@@ -328,8 +329,11 @@ class _Round(Listening):
                 care = self._closed(care, "the name moved meanwhile")
             elif care.step is not None or care.resume_at <= self.now:
                 return care
-            return replace(care, resume_at=self.now, rung=RUNG_INDEX["endpoint"], tried=())
-        if care.step is not None:
+            named = tuple(place.endpoint for place in places)
+            if named == care.followed:  # tried for that reason already: the kernel did not take it
+                return care
+            return replace(care, resume_at=self.now, rung=RUNG_INDEX["endpoint"], tried=(), followed=named)
+        if care.step is not None or self.now < care.resume_at:
             return care
         target = places[0].endpoint
         reason = "the name moved" if current is not None else "the first address known"
@@ -372,7 +376,9 @@ class _Round(Listening):
         if care.pulse.state != DEAD or care.step is not None or self.now < care.resume_at:
             return care
         spent = tuple(at for at in care.spent if self.now - at < HOUR)
-        if len(spent) >= tunnel.ladder.steps_per_hour:
+        # What is spent does not keep the endpoint from addresses that the name has just moved to.
+        moved = care.resume_at == self.now and bool(care.followed)
+        if len(spent) >= tunnel.ladder.steps_per_hour and not moved:
             return replace(care, spent=spent, resume_at=spent[0] + HOUR)
         care = replace(care, spent=spent)
         situation = Situation(
@@ -475,6 +481,8 @@ class _Round(Listening):
             event.effect, Probe
         ):
             return care
+        if care.pulse.state != DEAD:  # there is no next rung: the same again, but not at once
+            care = replace(care, resume_at=self.now + REFUSED_AGAIN)
         return self._closed(care, event.reason)
 
     def _siblings_alive(self, tunnel: Tunnel, peer: Peer) -> bool:
