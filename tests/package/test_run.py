@@ -1,4 +1,4 @@
-"""The package by itself: unpacked into an empty root, the four libraries beside it, and nothing else to import.
+"""The package by itself: unpacked into an empty root, the four libraries beside it, nothing else to import.
 
 The repository (and with it this test's own environment) is hidden under an empty file system, and Python is
 started without its site: what the tree lacks, the agent lacks. In a network namespace of its own.

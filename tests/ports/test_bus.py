@@ -306,8 +306,8 @@ def test_our_own_mistake_is_answered_and_not_hidden(world: World) -> None:
 
 def test_what_reads_mwan3_reads_us(world: World) -> None:
     world.answer = lambda verb, arguments: [
-        {"name": "wan", "family": 4, "state": "down", "since_s": 12.4, "share_percent": 0},
-        {"name": "wan", "family": 6, "state": "up", "since_s": 80, "share_percent": 100.0,
+        {"name": "wan", "family": 4, "state": "down", "since_s": 12.4, "share_percent": 0, "carrier": True},
+        {"name": "wan", "family": 6, "state": "up", "since_s": 80, "share_percent": 100.0, "carrier": False,
          "targets": [{"address": "2001:db8::1", "state": "up", "latency_ms": 11.6, "loss_percent": 0.0}]},
         {"name": "lte", "family": 4, "state": "held", "since_s": 3, "share_percent": 100.0},
         {"name": "old", "family": 4, "state": "disabled", "since_s": None},
@@ -316,7 +316,7 @@ def test_what_reads_mwan3_reads_us(world: World) -> None:
     assert [wan["name"] for wan in reply["wans"]] == ["wan", "wan", "lte", "old"]
     track = [{"ip": "2001:db8::1", "status": "up", "latency": 12, "packetloss": 0}]
     assert reply["interfaces"]["wan"] == {
-        "online": 80, "offline": 0, "uptime": 80, "status": "online", "enabled": True, "running": True,
+        "online": 80, "offline": 0, "status": "online", "enabled": True, "running": True,
         "tracking": "active", "up": True, "track_ip": track,
     }  # fmt: skip
     assert [(name, one["status"], one["up"]) for name, one in reply["interfaces"].items()] == [

@@ -23,9 +23,10 @@ from wgrouter.core.uplink import Choice
 OFFICE = Peer("wg0", "KEY1", "office")
 SETTINGS = Settings(tunnels=(Tunnel("wg0", peers=(OFFICE,)),))
 A, B = path("a"), path("b")
+FRESH = NewsMemory()
 
 
-def told(memory: NewsMemory = NewsMemory(), **given: Any) -> tuple[NewsMemory, list[RunHook]]:
+def told(memory: NewsMemory = FRESH, **given: Any) -> tuple[NewsMemory, list[RunHook]]:
     """One step of the news; what is not given is as it was, or empty."""
     settings = given.pop("settings", SETTINGS)
     now = given.pop("now", {})

@@ -1,7 +1,7 @@
 """The WANs of a status answer in the words of `ubus call mwan3 status`: what reads mwan3 reads us.
 
 Decides only names. Fields whose meaning differs are left out rather than filled with something else: age,
-score, lost and turn count the pings of mwan3track.
+score, lost and turn count the pings of mwan3track; uptime is netifd's.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-ONLINE = ("up", "suspect", "degraded", "unproven")
-OFFLINE = ("down", "off", "gone")
-TRACKED = (*ONLINE, *OFFLINE, "held", "returning")
+from wgrouter.core.link_states import DEGRADED, DOWN, HELD, OFF, RETURNING, SUSPECT, UNPROVEN, UP
+
+ONLINE = (UP, SUSPECT, DEGRADED, UNPROVEN)
+OFFLINE = (DOWN, OFF)
+TRACKED = (*ONLINE, *OFFLINE, HELD, RETURNING)
 
 
 def renamed(wans: object) -> dict[str, Any]:
@@ -20,36 +22,35 @@ def renamed(wans: object) -> dict[str, Any]:
     A WAN is online if it is so over any family. Seconds and percent, as mwan3 has them.
     """
     interfaces: dict[str, dict[str, Any]] = {}
-    policies: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    policies: dict[str, dict[str, list[dict[str, Any]]]] = {"ipv4": {}, "ipv6": {}}
     for entry in _mappings(wans):
         name = str(entry.get("name") or "-")
         seen = _interface(entry)
         other = interfaces.get(name, seen)
-        better = seen if seen["up"] and not other["up"] else other
+        better = seen if seen["status"] == "online" != other["status"] else other
         if other is not seen:
-            better = better | {"track_ip": [*other["track_ip"], *seen["track_ip"]]}
+            both = {"up": seen["up"] or other["up"], "track_ip": [*other["track_ip"], *seen["track_ip"]]}
+            better = better | both
         interfaces[name] = better
         share = _whole(entry.get("share_percent"))
-        if share:
-            family = policies.setdefault(f"ipv{entry.get('family', 4)}", {"active": []})
-            family["active"].append({"interface": name, "percent": share})
+        family = policies.get(f"ipv{entry.get('family')}")
+        if share and family is not None:
+            family.setdefault("active", []).append({"interface": name, "percent": share})
     return {"interfaces": interfaces, "policies": policies}
 
 
 def _interface(entry: Mapping[str, Any]) -> dict[str, Any]:
     state = str(entry.get("state", "unknown"))
     since = _whole(entry.get("since_s"))
-    online = state in ONLINE
-    enabled = state != "disabled"
+    tracked = state in TRACKED
     return {
-        "online": since if online else 0,
+        "online": since if state in ONLINE else 0,
         "offline": since if state in OFFLINE else 0,
-        "uptime": since if online else 0,
-        "status": "online" if online else "offline" if state in TRACKED else state,
-        "enabled": enabled,
-        "running": state in TRACKED,
-        "tracking": "active" if state in TRACKED else "disabled" if not enabled else "down",
-        "up": online,
+        "status": "online" if state in ONLINE else "offline" if tracked else state,
+        "enabled": state != "disabled",
+        "running": tracked,
+        "tracking": "active" if tracked else "disabled" if state == "disabled" else "down",
+        "up": entry.get("carrier") is True,
         "track_ip": [_target(target) for target in _mappings(entry.get("targets"))],
     }
 
