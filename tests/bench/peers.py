@@ -1,0 +1,50 @@
+"""How cost grows with live peers: 1, 10, 50 and 250, each with a name and a WireGuard of its own."""
+
+from __future__ import annotations
+
+from tests.bench.agents import cpu_percent, memory_mib, started, timed
+from tests.bench.core import recorded, steps_us
+from tests.bench.measures import Bench, measure
+from tests.lab import build, dual, sites
+from wgrouter.ports.wireguard import WireGuard
+
+WHAT = ("rss_mib", "cpu_percent", "step_us", "snapshot_ms")
+
+
+def take(bench: Bench, count: int) -> None:
+    """One lab of so many sites."""
+    with build(dual(sites(count), ttl=60), wait=True) as lab:
+        items = recorded(lab, 20)
+        bench.add(f"peers_{count}_step_us", *(mean for mean, _ in steps_us(items, 5)))
+        agent = started(lab, within=120)
+        port = WireGuard(f"/proc/{lab.router.box.pid}/root/run/wireguard")
+        looks = timed(lambda: port.snapshot(["wg0"]), 10)
+        bench.add(f"peers_{count}_snapshot_ms", *(1000 * took for took in looks))
+        port.close()
+        bench.add(f"peers_{count}_cpu_percent", cpu_percent(agent.pid, 20))
+        bench.add(f"peers_{count}_rss_mib", memory_mib(agent.pid)["Rss"])
+        agent.stop()
+
+
+def _keys(count: int) -> list[str]:
+    return [f"peers_{count}_{what}" for what in WHAT]
+
+
+@measure(*_keys(1), full_s=60, quick_s=0)
+def peers_1(bench: Bench) -> None:
+    take(bench, 1)
+
+
+@measure(*_keys(10), full_s=60, quick_s=0)
+def peers_10(bench: Bench) -> None:
+    take(bench, 10)
+
+
+@measure(*_keys(50), full_s=75, quick_s=0)
+def peers_50(bench: Bench) -> None:
+    take(bench, 50)
+
+
+@measure(*_keys(250), full_s=150, quick_s=0)
+def peers_250(bench: Bench) -> None:
+    take(bench, 250)
