@@ -214,6 +214,15 @@ def test_by_hand_for_a_while_ends_by_itself() -> None:
     assert uplink.chosen(turn.memory) == {4: "a"}
 
 
+def test_only_a_move_to_a_preferred_wan_is_a_way_back() -> None:
+    paths = (path("a"), path("b", priority=20))
+    turn = uplink.step(uplink.Memory(), Woke(), context(100.0), paths)
+    turn = uplink.step(turn.memory, Commanded("switch", {"wan": "b"}), context(200.0), paths)
+    assert [finding.why for finding in turn.findings] == [Why.UPLINK_MANUAL, Why.UPLINK_FAILOVER]
+    turn = uplink.step(turn.memory, Commanded("switch", {"wan": "auto"}), context(300.0), paths)
+    assert [finding.why for finding in turn.findings] == [Why.UPLINK_MANUAL, Why.UPLINK_FAILBACK]
+
+
 def test_an_unknown_wan_is_refused_in_words() -> None:
     turn = uplink.step(uplink.Memory(), Commanded("switch", {"wan": "x"}), context(), (path("a"), path("b")))
     assert str(turn.findings[0]) == "x: no WAN is called 'x'; there are: a, b"

@@ -371,7 +371,9 @@ def _finding(family: int, old: Choice | None, new: Choice, candidates: tuple[Upl
         return Finding(Why.UPLINK_CHOSEN, new.wan, said, new.rejected)
     said["old"] = old.wan
     left = next((u for u in candidates if u.path.wan == old.wan), None)
-    if left is not None and left.usable and new.wan != old.wan:
+    order = [u.path.wan for u in sorted(candidates, key=lambda u: u.path.priority)]
+    # A move by hand, or for speed, from a WAN that is preferred to it is no way back.
+    if left is not None and left.usable and order.index(new.wan) < order.index(old.wan):
         return Finding(Why.UPLINK_FAILBACK, new.wan, said, new.rejected)
     return Finding(Why.UPLINK_FAILOVER, new.wan, said, new.rejected)
 
