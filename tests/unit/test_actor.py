@@ -1,6 +1,7 @@
 """The hands: order, failures, and what must not be done after a failure."""
 
 import errno
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -29,6 +30,10 @@ class Loop:
     def __init__(self) -> None:
         self.time = 0.0
         self.posted: list[Event] = []
+        self.calls: list[tuple[float, Callable[[], None]]] = []
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> None:
+        self.calls.append((when, callback))
 
     def now(self) -> float:
         return self.time
@@ -90,16 +95,34 @@ def test_effects_are_carried_out_in_their_order() -> None:
     assert world.actor.performed == 6
 
 
-def test_looks_of_one_step_are_one_where_the_last_stands() -> None:
+def test_looks_of_all_steps_of_a_turn_are_one_in_the_next() -> None:
+    """One for each step would show less than was done by the time it is handled."""
     world = World()
     world.actor.perform((Look((WIREGUARD,)), ENDPOINT, Look((NET, WIREGUARD)), Renew("wan")))
-    assert world.done == [ENDPOINT, Look((NET, WIREGUARD)), Renew("wan")]
+    world.actor.perform((Look((NET,)), AddRoute(A)))
+    assert world.done == [ENDPOINT, Renew("wan"), AddRoute(A)]
+    ((when, look),) = world.loop.calls
+    assert when == world.loop.now()
+    look()
+    assert world.done[3:] == [Look((NET, WIREGUARD))]
+    world.actor.perform((Look((WIREGUARD,)),))
+    assert len(world.loop.calls) == 2
+    world.loop.calls[1][1]()
+    assert world.done[4:] == [Look((WIREGUARD,))]
 
 
 def test_parts_of_looks_come_in_one_order() -> None:
     world = World()
     world.actor.perform(Look((part,)) for part in reversed(EVERYTHING))
+    world.loop.calls[0][1]()
     assert world.done == [Look(EVERYTHING)]
+
+
+def test_a_look_that_fails_is_told() -> None:
+    world = World(Look((NET,)))
+    world.actor.perform((Look((NET,)),))
+    world.loop.calls[0][1]()
+    assert world.failed == [Look((NET,))]
 
 
 def test_a_failure_is_told_with_the_kernels_words() -> None:

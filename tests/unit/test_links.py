@@ -275,6 +275,34 @@ def test_a_stalled_process_asks_the_sockets_before_it_decides() -> None:
     assert path.state == DOWN, "once"
 
 
+def test_silence_is_judged_as_of_the_last_woke_alone() -> None:
+    """Behind a look that took a second the answers wait, read but not told yet."""
+    path = Path()
+    path.run(10.0)
+    path.cut()
+    while path.watch.burst is None or path.watch.burst.left:
+        path.at(path.wake, Woke())
+    late = path.wake + 1.0
+    answered = path.sent[-1][1].id
+    path.see(late, net())
+    assert path.state == SUSPECT and path.wake == late + links.TICK
+    path.at(late + 0.01, Replied(answered, 0.02))
+    assert path.state == UP and not path.said(Why.WAN_DOWN)
+
+
+def test_a_steady_probe_is_late_as_of_the_last_woke_alone() -> None:
+    path = Path()
+    path.run(10.0)
+    path.cut()
+    sent = len(path.sent)
+    while len(path.sent) == sent:
+        path.at(path.wake, Woke())
+    path.see(path.sent[-1][0] + 0.7, net())
+    assert path.state == UP
+    path.at(path.wake, Woke())
+    assert path.state == SUSPECT
+
+
 def test_time_that_was_missed_is_not_made_up_for() -> None:
     path = Path()
     path.run(10.0)

@@ -173,8 +173,7 @@ def test_answers_that_have_come_are_handled_before_the_time_that_has_come(
         if event == Replied(1, 0):
             os.write(pipe[1], b"x")
             bench.clock.now += 1.0  # a slow step: answer and time-out have both come meanwhile
-            return START + 0.5
-        return NEVER
+        return NEVER if event == Woke() else START + 0.5
 
     bench.wake_at = wake_at
     bench.reactor.watch(pipe[0], read_and(pipe[0], lambda: bench.reactor.post(Replied(2, 0))))

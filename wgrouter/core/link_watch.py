@@ -58,6 +58,7 @@ class LinkMemory:
     wakes: Mapping[tuple[str, int], Instant] = field(default_factory=dict)  # when time alone changes a watch
     indices: Mapping[str, int] = field(default_factory=dict)
     last_id: int = 0
+    heard: Instant = LONG_AGO  # what was answered by then has been told: time alone is judged as of then
     started: bool = False  # the first look is behind us
 
 

@@ -39,7 +39,7 @@ from wgrouter.core.link_states import (
 )
 from wgrouter.core.link_watch import Burst, Memory, Uplink, Watch
 from wgrouter.core.machine import Context, Turn
-from wgrouter.core.messages import Configured, Effect, Event, Observed, Replied, Unsent
+from wgrouter.core.messages import Configured, Effect, Event, Observed, Replied, Unsent, Woke
 from wgrouter.core.model import LONG_AGO, NEVER, Instant, Seconds
 from wgrouter.core.probes import SENT_ONLY, listen, probe
 from wgrouter.core.settings import Probing, Wan
@@ -75,11 +75,15 @@ def hopeless(uplinks: tuple[Uplink, ...]) -> bool:
 def step(memory: Memory, event: Event, context: Context) -> Turn[Memory]:
     """Any event: what has become due is done. Observed and Configured bring the paths up to date, Replied and
     Unsent the windows.
+
+    Silence is judged as of the last Woke. It comes when everything read has been told, whereas behind any
+    other event answers may wait; and on a slow router each takes long.
     """
     effects: list[Effect] = []
     findings: list[Finding] = []
     if isinstance(event, (Configured, Observed)) and context.world.net is not None:
         memory = _refresh(memory, context, findings)
+    heard = context.now if isinstance(event, Woke) else memory.heard
     watches, wakes = dict(memory.watches), dict(memory.wakes)
     if isinstance(event, (Replied, Unsent)) and event.id % 2 == 0:
         for key, watch in watches.items():
@@ -92,7 +96,7 @@ def step(memory: Memory, event: Event, context: Context) -> Turn[Memory]:
     due = [key for key in watches if context.now >= wakes.get(key, LONG_AGO)]
     alarmed: list[str] = []
     for key in due:
-        watches[key], alarm = _decide(watches[key], context, findings)
+        watches[key], alarm = _decide(watches[key], heard, context, findings)
         if alarm:
             alarmed.append(key[0])
     for key, watch in watches.items() if alarmed else ():
@@ -102,10 +106,9 @@ def step(memory: Memory, event: Event, context: Context) -> Turn[Memory]:
     last_id = memory.last_id
     for key in due:
         watches[key], last_id = _send(watches[key], context, last_id, effects)
-        wakes[key] = _wake(watches[key], context)
-    return Turn(
-        replace(memory, watches=watches, wakes=wakes, last_id=last_id), tuple(effects), tuple(findings)
-    )
+        wakes[key] = _wake(watches[key], heard, context)
+    memory = replace(memory, watches=watches, wakes=wakes, last_id=last_id, heard=heard)
+    return Turn(memory, tuple(effects), tuple(findings))
 
 
 def wake_at(memory: Memory, context: Context) -> Instant:
@@ -116,7 +119,7 @@ def wake_at(memory: Memory, context: Context) -> Instant:
     return due if due > context.now else context.now + TICK
 
 
-def _wake(watch: Watch, context: Context) -> Instant:
+def _wake(watch: Watch, heard: Instant, context: Context) -> Instant:
     if watch.state == OFF:
         return NEVER
     due = min(watch.next_at, watch.listen_at)
@@ -124,7 +127,7 @@ def _wake(watch: Watch, context: Context) -> Instant:
         due = min(due, watch.burst.next_at if watch.burst.left else watch.burst.decide_at)
     if watch.state in (UP, HELD, DEGRADED):
         late = window.late_after(watch.samples, context.settings.probing)
-        waiting = [s.sent for s in watch.samples if s.rtt is None and context.now - s.sent < late]
+        waiting = [s.sent for s in watch.samples if s.rtt is None and heard - s.sent < late]
         if waiting and watch.burst is None:
             due = min(due, waiting[0] + late)
     if watch.state == HELD:
@@ -253,7 +256,7 @@ def _listened(watch: Watch, event: Replied | Unsent, context: Context, findings:
     return watch
 
 
-def _decide(watch: Watch, context: Context, findings: list[Finding]) -> tuple[Watch, bool]:
+def _decide(watch: Watch, heard: Instant, context: Context, findings: list[Finding]) -> tuple[Watch, bool]:
     """What time alone has decided. The second part: an answer is late on a path that loses little."""
     now, probing = context.now, context.settings.probing
     if watch.state == OFF:
@@ -265,9 +268,9 @@ def _decide(watch: Watch, context: Context, findings: list[Finding]) -> tuple[Wa
     if samples and samples[0].sent < oldest:
         samples = tuple(sample for sample in samples if sample.sent >= oldest)
     late = window.late_after(samples, probing)
-    watch = replace(watch, samples=samples, quality=window.quality(samples, now, late))
+    watch = replace(watch, samples=samples, quality=window.quality(samples, heard, late))
     burst = watch.burst
-    if burst is not None and not burst.left and now >= burst.decide_at:
+    if burst is not None and not burst.left and heard >= burst.decide_at:
         if now - burst.decide_at > STALL and not burst.graced:
             watch = replace(watch, burst=replace(burst, decide_at=now + window.WAIT_MIN, graced=True))
         else:
@@ -277,27 +280,27 @@ def _decide(watch: Watch, context: Context, findings: list[Finding]) -> tuple[Wa
         for sample in reversed(samples):
             if sample.id <= watch.handled:
                 break
-            if sample.target not in watch.dead and window.missing(sample, now, late):
+            if sample.target not in watch.dead and window.missing(sample, heard, late):
                 alarmed = watch.state == UP and (watch.quality.loss or 0.0) < CLEAN_LOSS
                 how = sample.refused or f"nothing for {1000 * (now - sample.sent):.0f} ms"
                 watch = _late(watch, f"{sample.target}: {how}", context, findings)
                 break
     if watch.state in (UP, HELD, DEGRADED):
-        watch = _judge(watch, context, findings, late)
+        watch = _judge(watch, heard, context, findings, late)
     if watch.state == HELD and now >= watch.held_until and watch.burst is None:
         watch = _fire(watch, QUIET, f"quiet for {now - watch.since:.0f} s", context, findings)
     return watch, alarmed
 
 
-def _judge(watch: Watch, context: Context, findings: list[Finding], late: Seconds) -> Watch:
-    now, seen = context.now, watch.quality
+def _judge(watch: Watch, heard: Instant, context: Context, findings: list[Finding], late: Seconds) -> Watch:
+    seen = watch.quality
     if watch.state == DEGRADED:
         if not window.verdict(seen, watch.wan, 0.6) and seen.samples >= window.JUDGED_FROM:
             watch = _fire(watch, GOOD, "within its limits again", context, findings)
     elif over := window.verdict(seen, watch.wan):
         watch = _fire(watch, POOR, over, context, findings)
     if seen.loss is not None and seen.loss <= CLEAN_LOSS:
-        for name in sorted(window.silent(watch.samples, now, late, window.DEAD_AFTER) - set(watch.dead)):
+        for name in sorted(window.silent(watch.samples, heard, late, window.DEAD_AFTER) - set(watch.dead)):
             findings.append(Finding(Why.WAN_TARGET_DEAD, watch.path.wan, {"target": name}))
             watch = replace(watch, dead=(*watch.dead, name))
     return watch

@@ -31,6 +31,7 @@ ECHO_REQUEST6, ECHO_REPLY6 = 128, 129
 ICMP_FILTER = 1  # of SOL_RAW and of IPPROTO_ICMPV6 alike
 SOL_RAW = 255
 BATCH = 64  # replies read in one turn
+UNREAD = 10.0  # seconds that an answer may lie in the socket before this process comes to read it
 IDLE = 300.0  # seconds: a socket of a device that is not asked any more is closed
 CHANNELS_MAX = 64
 
@@ -44,7 +45,7 @@ class _Waiting:
     target: str
     sent_ns: int  # wall clock
     sent: float  # the loop's clock
-    deadline: float
+    timeout: float
 
 
 class Echo:
@@ -141,7 +142,7 @@ class _Channel:
         packet = struct.pack("!BBHHH", kind, 0, 0, self._identifier, self._sequence) + body
         if not self._v6:  # the kernel fills in the checksum of ICMPv6 only
             packet = packet[:2] + struct.pack("!H", checksum(packet)) + packet[4:]
-        self._waiting[self._sequence] = _Waiting(probe.id, probe.target, wall_ns(), now, now + probe.timeout)
+        self._waiting[self._sequence] = _Waiting(probe.id, probe.target, wall_ns(), now, probe.timeout)
         try:
             self.sock.sendto(packet, place(self.sock.family, probe.target, 0, probe.device))
         except OSError:
@@ -172,12 +173,13 @@ class _Channel:
         if waiting is None or struct.unpack_from("!q", data, 16)[0] != waiting.id:
             return
         del self._waiting[sequence]
-        now = self._loop.now()
-        if now <= waiting.deadline:
-            self._answer(waiting.id, round_trip(waiting.sent_ns, received_ns(ancillary), now - waiting.sent))
+        rtt = round_trip(waiting.sent_ns, received_ns(ancillary), self._loop.now() - waiting.sent)
+        if rtt <= waiting.timeout:  # however late this process comes to read it
+            self._answer(waiting.id, rtt)
 
     def _expire(self, now: float) -> None:
-        for sequence in [s for s, waiting in self._waiting.items() if waiting.deadline < now]:
+        old = [s for s, waiting in self._waiting.items() if waiting.sent + waiting.timeout + UNREAD < now]
+        for sequence in old:
             del self._waiting[sequence]
 
 

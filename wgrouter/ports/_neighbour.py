@@ -30,6 +30,7 @@ SIOCGIFADDR = 0x8915
 SIOCGIFHWADDR = 0x8927
 ARPHRD_ETHER = 1
 BATCH = 64
+UNREAD = 10.0  # seconds that an answer may lie in the socket before this process comes to read it
 
 Answer = Callable[[int, float], None]  # probe id, round trip in seconds
 
@@ -63,8 +64,8 @@ class Neighbours:
                 if attempt == 2:
                     raise
         waiting = self._waiting.setdefault((probe.device, wanted), [])
-        waiting[:] = [entry for entry in waiting if entry[3] >= now]
-        waiting.append((probe.id, sent_ns, now, now + probe.timeout))
+        waiting[:] = [entry for entry in waiting if entry[2] + entry[3] + UNREAD >= now]
+        waiting.append((probe.id, sent_ns, now, probe.timeout))
 
     def close(self) -> None:
         for key in list(self._sockets):
@@ -90,9 +91,10 @@ class Neighbours:
                 return
             sender = _advertised(data) if key[0] else _replied(data)
             now = self._loop.now()
-            for id, sent_ns, sent, deadline in self._waiting.pop((key[1], sender), []):
-                if now <= deadline:
-                    self._answer(id, round_trip(sent_ns, received_ns(ancillary), now - sent))
+            for id, sent_ns, sent, timeout in self._waiting.pop((key[1], sender), []):
+                rtt = round_trip(sent_ns, received_ns(ancillary), now - sent)
+                if rtt <= timeout:  # however late this process comes to read it
+                    self._answer(id, rtt)
 
 
 def _socket4(probe: Probe) -> socket.socket:

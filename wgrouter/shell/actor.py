@@ -48,6 +48,8 @@ class Loop(Protocol):
 
     def post(self, event: Event) -> None: ...
 
+    def call_at(self, when: Instant, callback: Callable[[], None]) -> object: ...
+
 
 class Actor:
     """Effect → port method. `errors` are the world's faults; any other exception is ours and passes."""
@@ -66,6 +68,7 @@ class Actor:
         self._errors = errors
         self._on_slow = on_slow
         self._slow = slow
+        self._parts: dict[str, None] = {}  # to look at in the next turn
         self.performed = 0
         self.failed = 0
         self.slowest: tuple[Seconds, str] = (0.0, "")
@@ -73,7 +76,10 @@ class Actor:
     def perform(self, effects: Iterable[Effect]) -> None:
         """Carry them out; failures are posted as Failed. TypeError for an effect that has no method."""
         missing: dict[Place, str] = {}  # what was to be given and is not → the effect that failed to
-        for effect in _one_look(tuple(effects)):
+        for effect in effects:
+            if isinstance(effect, Look):
+                self._look_soon(effect)
+                continue
             needed = _needs(effect)
             if needed is not None and needed in missing:
                 self._fail(effect, f"not tried: {missing[needed]} failed before it", SKIPPED)
@@ -84,6 +90,21 @@ class Actor:
             given = _gives(effect)
             if given is not None:
                 missing[given] = type(effect).__name__
+
+    def _look_soon(self, look: Look) -> None:
+        """All Looks of a turn are one, in the next: it shows what every step of this turn has done.
+
+        One at once for each step would queue looks that show less than was done by the time they are
+        handled; the core would do it again and look again, on a slow router for ever.
+        """
+        if not self._parts:
+            self._loop.call_at(self._loop.now(), self._look)
+        self._parts |= dict.fromkeys(look.parts)
+
+    def _look(self) -> None:
+        parts, self._parts = self._parts, {}
+        known = tuple(part for part in EVERYTHING if part in parts)
+        self._done(Look(known + tuple(part for part in parts if part not in EVERYTHING)))
 
     def _done(self, effect: Effect) -> bool:
         method = self._table.get(type(effect))
@@ -128,22 +149,6 @@ def errno_of(error: Exception) -> int:
         if isinstance(number, int):
             return number
     return 0
-
-
-def _one_look(effects: tuple[Effect, ...]) -> tuple[Effect, ...]:
-    """All Looks as one, where the last of them stands: an earlier one would see less."""
-    looks = [effect for effect in effects if isinstance(effect, Look)]
-    if len(looks) < 2:
-        return effects
-    wanted = dict.fromkeys(part for look in looks for part in look.parts)
-    known = tuple(part for part in EVERYTHING if part in wanted)
-    merged = Look(known + tuple(part for part in wanted if part not in EVERYTHING))
-    last = max(index for index, effect in enumerate(effects) if isinstance(effect, Look))
-    return tuple(
-        merged if index == last else effect
-        for index, effect in enumerate(effects)
-        if index == last or not isinstance(effect, Look)
-    )
 
 
 def _gives(effect: Effect) -> Place | None:

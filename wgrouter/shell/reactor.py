@@ -4,9 +4,9 @@ Touches the monotonic clock (nothing else may), signals, and a pipe to itself. K
 means, except that hints of one source may be merged (their words are never believed) and that SIGTERM and
 SIGINT mean Stopping.
 
-A turn: wait; call the descriptors that are ready; call the timers that are due; let go of settled hints; add
-Woke if its time has come; then handle what is queued *by now*. What handling posts waits for the next turn,
-so that no port, timer or event starves another.
+A turn: wait; call the descriptors that are ready; call the timers that are due; let go of settled hints; then
+handle what is queued *by now*. What handling posts waits for the next turn, so that no port, timer or event
+starves another. Woke comes in a turn without other events: what was heard is told before time is.
 
 An exception from a callback or a step is our fault and leaves `run`: daemon.py ends the process through the
 crash path. The world's faults (OSError on a descriptor) are for the port to turn into events.
@@ -34,6 +34,7 @@ SETTLE: Seconds = 0.010  # hints of one source this soon after the last are merg
 SETTLE_MAX: Seconds = 0.100  # … and the window doubles up to this while they come: 1,000 in a second make 14
 WAIT_MAX: Seconds = 3600.0  # epoll takes milliseconds in an int
 WOKE_GAP: Seconds = 0.001  # a core that asks for the past costs 1,000 turns a second, not a whole CPU
+WOKE_LATE: Seconds = 1.0  # where there always are other events, Woke comes after them, this late
 STALE_TIMERS = 64  # cancelled timers kept in the heap before it is built anew
 THREAD_QUEUE = 4096  # what other threads may have waiting
 
@@ -145,7 +146,7 @@ class Reactor:
 
     def run(self, handle: Callable[[Event, Instant], Instant]) -> None:
         """Turn until `stop`. `handle(event, now)` carries out a step and returns when it wants Woke."""
-        wake_at = NEVER
+        wake_at = owed = NEVER
         woke_allowed = self._clock()
         restore = self._take_signals()
         try:
@@ -155,10 +156,14 @@ class Reactor:
                 now = self._clock()
                 self._call_timers(now)
                 self._events.extend(self._hints.settled(now))
-                if max(wake_at, woke_allowed) <= now:
-                    self._events.append(Woke())
-                    wake_at = NEVER
-                    woke_allowed = now + WOKE_GAP
+                if (due := max(wake_at, woke_allowed)) <= now:
+                    owed = min(owed, due)
+                    # Handling takes time, on a slow router much. Told the time after that, the core would
+                    # take an answer that lies unread for one that never came.
+                    if not self._events or now - owed > WOKE_LATE:
+                        self._events.append(Woke())
+                        wake_at = owed = NEVER
+                        woke_allowed = now + WOKE_GAP
                 for event in self._queued():
                     wake_at = handle(event, self._clock())
         finally:
