@@ -9,6 +9,7 @@ from collections import Counter, defaultdict, deque
 
 from tests.model.world import World
 from wgrouter.core import liveness, ranges, routing
+from wgrouter.core.care import GIVEN_KEPT
 from wgrouter.core.engine import Engine
 from wgrouter.core.findings import Why
 from wgrouter.core.ladder import is_literal
@@ -31,7 +32,6 @@ from wgrouter.core.messages import (
 )
 from wgrouter.core.model import NEVER, RT_TABLE_LOCAL
 from wgrouter.core.tunnel_probes import ATTEMPTS_KEPT
-from wgrouter.core.tunnels import GIVEN_KEPT
 
 HOUR = 3600.0
 # A step of the ladder sends a probe each half second for at most PROOF + SILENCE.

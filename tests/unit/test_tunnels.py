@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from wgrouter.core import liveness, tunnels
+from wgrouter.core import detours, liveness, tunnels
 from wgrouter.core.care import Memory, Outlook
 from wgrouter.core.findings import Finding, Why
 from wgrouter.core.machine import Context
@@ -49,6 +49,9 @@ class Bench:
     alive: set[Endpoint] = field(default_factory=lambda: {at(1)})
     session: bool = True
     enabled: bool = True
+    ways: tuple[str, ...] = ()  # WANs, the usual one first
+    working: frozenset[str] = frozenset()  # those that reach the peer; without any ways all do
+    turned_back: int = 0  # so often WireGuard follows an answer back to the alternative endpoint
     now: float = 100.0
 
     def __post_init__(self) -> None:
@@ -77,7 +80,18 @@ class Bench:
         def resolved(place: HostPort) -> tuple[Endpoint, ...]:
             return tuple(replace(e, port=place.port) for e in self.answers.get(place.host, ()))
 
-        return Outlook(resolved, lambda host, since: True, lambda host: "", frozenset({4}))
+        return Outlook(
+            resolved,
+            lambda host, since: True,
+            lambda host: "",
+            frozenset({4}),
+            ways=lambda device, family: self.ways,
+        )
+
+    def reached(self) -> bool:
+        """Whether what is sent now comes to the peer."""
+        way = detours.courses(self.memory).get("wg0", self.ways[0]) if self.ways else ""
+        return self.seen.endpoint in self.alive and (not self.ways or way in self.working)
 
     def step(self, event: Event, before: World | None = None) -> None:
         context = Context(self.now, self.settings, self.world, "seed")
@@ -88,10 +102,12 @@ class Bench:
         for effect in turn.effects:
             self.effects.append((self.now, effect))
             if isinstance(effect, SetEndpoint):
-                self.seen = replace(self.seen, endpoint=effect.endpoint)
+                back = self.turned_back > 0 and effect.endpoint == at(1)
+                self.turned_back -= back
+                self.seen = replace(self.seen, endpoint=at(1, 51821) if back else effect.endpoint)
             elif isinstance(effect, Probe):
                 self.seen = replace(self.seen, tx_bytes=self.seen.tx_bytes + 128)
-                if self.session and self.seen.endpoint in self.alive:
+                if self.session and self.reached():
                     self.seen = replace(self.seen, rx_bytes=self.seen.rx_bytes + 128)
                     self.pending.append((self.now + 0.02, Replied(effect.id, 0.02)))
                 else:
@@ -99,20 +115,21 @@ class Bench:
 
     def look(self) -> None:
         """WireGuard keeps alive, and makes a new session after SILENCE if somebody is there; then a look."""
-        before, self.last = self.last, self.world
+        before = self.last
         if self.now - self.asked >= liveness.SILENCE and self.now - self.initiated >= liveness.REKEY_TIMEOUT:
             self.initiated = self.now
             self.seen = replace(self.seen, tx_bytes=self.seen.tx_bytes + 148)
-            if self.seen.endpoint in self.alive:
+            if self.reached():
                 self.session, self.asked = True, NEVER
                 token = (self.seen.handshake[0] + 1, 0)
                 self.seen = replace(self.seen, handshake=token, rx_bytes=self.seen.rx_bytes + 92)
         if self.now - self.kept_alive >= liveness.KEEPALIVE_TIMEOUT:
             self.kept_alive = self.now
-            here = 32 if self.session and self.seen.endpoint in self.alive else 0
+            here = 32 if self.session and self.reached() else 0
             self.seen = replace(
                 self.seen, tx_bytes=self.seen.tx_bytes + 32, rx_bytes=self.seen.rx_bytes + here
             )
+        self.last = self.world
         self.step(Observed(wireguard=self.world.wireguard), before)
 
     def run(self, seconds: float) -> None:
@@ -191,6 +208,11 @@ def test_the_second_address_of_a_moved_name_is_tried_as_soon_as_the_first_is_kno
     bench.run(60)
     bench.answers[NAMED.host], bench.alive = (at(2), at(3)), {at(3)}
     begin = bench.now
+    bench.run(0.5)
+    # What came in since the look before is seen by the look after the move, and is no life after it.
+    bench.now += 0.005
+    bench.seen = replace(bench.seen, rx_bytes=bench.seen.rx_bytes + 1000)
+    bench.look()
     bench.run(15)
     assert bench.endpoints() == [at(2), at(3)]
     (recovered, finding), *_ = bench.said(Why.TUNNEL_RECOVERED)
@@ -279,3 +301,119 @@ def test_switched_off_nothing_is_done_and_what_was_begun_is_dropped() -> None:
     bench.step(Configured(bench.settings))
     bench.run(30)
     assert bench.state == liveness.ALIVE
+
+
+ALTERNATIVE = replace(Bench().peer, endpoints=(NAMED, HostPort(NAMED.host, 51821)))
+
+
+def on_the_alternative() -> Bench:
+    """The preferred endpoint died, the alternative one was found, and both work now."""
+    bench = Bench(peer=ALTERNATIVE, alive={at(1), at(1, 51821)}, ladder=Ladder(return_after=60.0))
+    bench.run(30)
+    bench.alive = {at(1, 51821)}
+    while not bench.said(Why.TUNNEL_RECOVERED):
+        bench.run(0.5)
+    assert bench.seen.endpoint == at(1, 51821)
+    bench.alive = {at(1), at(1, 51821)}
+    return bench
+
+
+def test_an_alternative_is_left_for_the_preferred_endpoint_when_that_works_again() -> None:
+    bench = on_the_alternative()
+    bench.run(80)
+    assert bench.seen.endpoint == at(1)
+    assert len(bench.said(Why.TUNNEL_RETURNED)) == 1
+    assert bench.said(Why.TUNNEL_RETURN_FAILED) == []
+
+
+def test_an_answer_by_the_old_path_does_not_end_the_trial() -> None:
+    """It was on its way when the endpoint was set, and WireGuard follows it: that loses no trial."""
+    bench = on_the_alternative()
+    bench.turned_back = 1
+    bench.run(80)
+    assert bench.turned_back == 0
+    assert bench.seen.endpoint == at(1)
+    assert len(bench.said(Why.TUNNEL_RETURNED)) == 1
+
+
+def test_a_peer_that_always_answers_by_the_old_path_stays_there() -> None:
+    bench = on_the_alternative()
+    count = len(bench.effects)
+    bench.turned_back = 1000
+    bench.run(80)
+    sets = [effect for _, effect in bench.effects[count:] if isinstance(effect, SetEndpoint)]
+    assert len(sets) <= 10  # a trial, and its repetitions in two seconds
+    assert bench.state == liveness.ALIVE
+
+
+def test_the_doubt_is_never_of_not_having_looked() -> None:
+    """A look just after an endpoint was set sees what was sent and not yet what came back."""
+    bench = Bench()
+    bench.run(60)
+    bench.now += 0.01
+    bench.seen = replace(bench.seen, tx_bytes=bench.seen.tx_bytes + 128)
+    bench.step(Observed(wireguard=bench.world.wireguard), bench.last)
+    assert bench.memory.look_at - bench.now < 1.5
+
+
+def on_detour(bench: Bench) -> str:
+    return detours.courses(bench.memory).get("wg0", "")
+
+
+def test_another_wan_is_tried_proven_and_left_again_when_the_usual_one_works() -> None:
+    bench = Bench(ways=("wan", "wanb"), working=frozenset({"wan", "wanb"}), ladder=Ladder(return_after=60.0))
+    bench.run(60)
+    bench.working = frozenset({"wanb"})
+    bench.run(40)
+    assert on_detour(bench) == "wanb"
+    assert bench.state == liveness.ALIVE
+    assert bench.said(Why.TUNNEL_RECOVERED)[-1][1].arguments["rung"] == "other-wan"
+    # The usual one is tried again after return_after, in vain; then the detour is the first remedy.
+    bench.run(70)
+    assert bench.said(Why.TUNNEL_DETOUR_ENDED)
+    steps = [f.arguments["rung"] for _, f in bench.said(Why.TUNNEL_STEP)]
+    assert steps[-1] == "other-wan"
+    assert steps[-2:] != ["new-port", "other-wan"] or steps.count("new-port") == 1
+    assert bench.state == liveness.ALIVE
+    assert [f.arguments["seconds"] for _, f in bench.said(Why.TUNNEL_DETOUR)] == [60, 120]
+    bench.working = frozenset({"wan"})
+    bench.run(150)
+    assert on_detour(bench) == ""
+    assert bench.state == liveness.ALIVE
+
+
+def test_each_other_wan_is_tried_once_and_none_is_kept_without_proof() -> None:
+    bench = Bench(ways=("wan", "wanb", "wanc"), working=frozenset({"wan"}))
+    bench.run(60)
+    bench.working = frozenset()
+    bench.run(80)
+    said = [
+        f.arguments["action"] for _, f in bench.said(Why.TUNNEL_STEP) if f.arguments["rung"] == "other-wan"
+    ]
+    assert said[:2] == ["go by wanb instead of wan", "go by wanc instead of wan"]
+    while not bench.said(Why.TUNNEL_WAITING):
+        bench.run(0.5)
+    assert bench.memory.detours == {}
+
+
+def test_a_detour_ends_with_its_reason() -> None:
+    """The usual WAN is another one now, or the detour's is not usable."""
+    for ways in (("wanc", "wan", "wanb"), ("wan",)):
+        bench = Bench(ways=("wan", "wanb"), working=frozenset({"wanb"}))
+        bench.run(100)
+        assert on_detour(bench) == "wanb"
+        bench.ways = ways
+        bench.run(6)
+        assert bench.memory.detours == {} or not bench.memory.detours["wg0"].wan
+
+
+def test_no_detour_where_it_is_not_wanted_or_not_ours() -> None:
+    for bench in (
+        Bench(ways=("wan", "wanb"), working=frozenset({"wanb"}), ladder=Ladder(other_wan=False)),
+        Bench(ways=()),
+    ):
+        bench.run(30)
+        bench.alive = set()
+        bench.run(90)
+        assert bench.memory.detours == {}
+        assert any(r.what == "other-wan" for _, f in bench.said(Why.TUNNEL_WAITING) for r in f.rejected)

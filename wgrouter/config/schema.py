@@ -122,6 +122,8 @@ TUNNEL = Section(
         Option("new_port", "choice", "auto", "Whether the remedies may give WireGuard a new source port, "
                "which heals a stale NAT mapping. auto: only where the interface has no `listen_port`.",
                choices=("auto", "yes", "no")),
+        Option("other_wan", "boolean", "1", "Whether the remedies may send the tunnel's own packets by "
+               "another WAN for a while, if that reaches the peer and the usual one does not."),
         Option("renew", "boolean", "0", "Whether the remedies may have netifd apply the interface's "
                "configuration again (`ifup` without a `down`)."),
         Option("restart", "boolean", "0", "Whether the remedies may take the interface down and up, as "

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from errno import ECANCELED
 
-from wgrouter.core import care, links, names, news, outlook, plan, routing, tunnels, uplink
+from wgrouter.core import care, detours, links, names, news, outlook, plan, routing, tunnels, uplink
 from wgrouter.core.findings import Finding, Why
 from wgrouter.core.ladder import is_literal
 from wgrouter.core.link_watch import LinkMemory
@@ -137,8 +137,19 @@ def outlook_of(
         name = names.look_up(memory, host, srv=host in services)
         return name.error if name else ""
 
-    reachable = outlook.reachable(state.exits)
-    return care.Outlook(resolved, settled, trouble, reachable, changed, rerouted, state.settings.enabled)
+    def ways(device: str, family: int) -> tuple[str, ...]:
+        uplinks, choices = links.view(state.links), uplink.chosen(state.uplink)
+        return routing.ways(state.world, uplinks, choices, state.settings, device, family)
+
+    reachable, enabled = outlook.reachable(state.exits), state.settings.enabled
+    return care.Outlook(resolved, settled, trouble, reachable, changed, rerouted, enabled, ways)
+
+
+def wanted_of(state: State) -> routing.Wanted:
+    """What should be true of the routing, with what was decided so far."""
+    uplinks, choices = links.view(state.links), uplink.chosen(state.uplink)
+    resting, ways = uplink.resting(state.uplink), detours.courses(state.tunnels)
+    return routing.intent(state.world, uplinks, choices, state.settings, resting, ways)
 
 
 def devices_of(settings: Settings) -> frozenset[str]:
@@ -286,8 +297,7 @@ def _routed(
     decided = isinstance(event, (Observed, Configured, Commanded)) or bool(findings)
     if state.world.net is None or not decided:
         return state
-    resting = uplink.resting(state.uplink)
-    wanted = routing.intent(state.world, uplinks, uplink.chosen(state.uplink), state.settings, resting)
+    wanted = wanted_of(state)
     outstanding = plan.plan(wanted, state.world, state.settings)
     effects += outstanding
     if isinstance(event, Observed) and event.net is not None:

@@ -84,6 +84,16 @@ class Why(Enum):
         "the preferred endpoint {endpoint} does not answer yet; stays on {kept}",
     )
     TUNNEL_NO_ENDPOINT = ("tunnel.no-endpoint", Severity.WARNING, "no address is known: {reason}")
+    TUNNEL_DETOUR = (
+        "tunnel.detour",
+        Severity.INFO,
+        "goes by {wan} for {seconds} s, since {usual} does not reach {peer}",
+    )
+    TUNNEL_DETOUR_ENDED = (
+        "tunnel.detour-ended",
+        Severity.INFO,
+        "goes by {usual} again, not by {wan}: {reason}",
+    )
     TUNNEL_UNSEEN = ("tunnel.unseen", Severity.WARNING, "{reason}")
 
     # the one cause of a peer's state, for `explain`

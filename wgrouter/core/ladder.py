@@ -14,8 +14,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from wgrouter.core.jitter import unit
-from wgrouter.core.messages import Effect, ForgetFlows, Provoke, Renew, Restart, SetEndpoint, SetListenPort
-from wgrouter.core.model import IPV4, IPV6, DeviceSeen, Endpoint, PeerSeen
+from wgrouter.core.messages import (
+    Effect,
+    ForgetFlows,
+    Look,
+    Provoke,
+    Renew,
+    Restart,
+    SetEndpoint,
+    SetListenPort,
+)
+from wgrouter.core.model import IPV4, IPV6, NET, WIREGUARD, DeviceSeen, Endpoint, PeerSeen
 from wgrouter.core.settings import HostPort, Ladder, Peer, Tunnel
 
 
@@ -41,6 +50,9 @@ class Situation:
     tried: tuple[Endpoint, ...]  # in this round
     siblings_alive: bool  # another peer of the device is alive: the device is not to be disturbed
     restarts_left: bool
+    ways: tuple[str, ...]  # WANs for the outer packets, the usual one first; none: not ours to steer
+    ways_tried: tuple[str, ...]  # in this round
+    detour: str  # the WAN on which the device is already, instead of the usual one
     moved: bool  # the endpoint was set after the last sign of life, because its name had moved
     seed: str
     round: int
@@ -64,6 +76,7 @@ class Action:
     effects: tuple[Effect, ...] = ()
     hosts: tuple[str, ...] = ()
     endpoint: Endpoint | None = None
+    way: str = ""  # the WAN to go by for a while
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +252,28 @@ def _new_port(situation: Situation) -> Action | Skip:
     return Action(f"send from port {port} instead of {old}, to {first}", effects, endpoint=first)
 
 
+def _other_wan(situation: Situation) -> Action | Skip:
+    """The path to the peer may be broken beyond the uplink, where probes of the uplink see nothing."""
+    device = situation.peer.device
+    if not situation.ladder.other_wan:
+        return Skip("not allowed by the configuration (other_wan 0)")
+    if situation.siblings_alive:
+        return Skip(f"other peers of {device} are alive")
+    if situation.detour:
+        return Skip(f"{device} goes by {situation.detour} already")
+    best = _best(situation)
+    if best is None:
+        return Skip("no address is known")
+    if not situation.ways:
+        return Skip(f"the way of {device} is not ours to choose")
+    for way in situation.ways[1:]:
+        if way not in situation.ways_tried:
+            # No effect but a look: with it routing makes the way, and then the endpoint is set again.
+            look = Look((NET, WIREGUARD))
+            return Action(f"go by {way} instead of {situation.ways[0]}", (look,), endpoint=best, way=way)
+    return Skip("every other WAN was tried" if situation.ways_tried else "no other WAN is usable")
+
+
 def _device_step(
     situation: Situation, allowed: bool, option: str, effect: Effect, text: str
 ) -> Action | Skip:
@@ -265,6 +300,7 @@ def _restart(situation: Situation) -> Action | Skip:
     )
 
 
+OTHER_WAN = "other-wan"  # waited for by its name
 # The order is the design: cheap and harmless first; what disturbs other peers last, and only where allowed.
 LADDER: tuple[Rung, ...] = (
     Rung("resolve", _resolve),
@@ -272,6 +308,7 @@ LADDER: tuple[Rung, ...] = (
     Rung("forget-flows", _forget_flows),
     Rung("next-address", _next_address, repeats=True),
     Rung("new-port", _new_port),
+    Rung(OTHER_WAN, _other_wan, repeats=True),
     Rung("renew", _renew),
     Rung("restart", _restart),
 )

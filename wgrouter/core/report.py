@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from wgrouter.core import engine, explain, links, names, plan, routing, tunnels, uplink, window
+from wgrouter.core import engine, explain, links, names, plan, tunnels, uplink, window
 from wgrouter.core.care import Care
 from wgrouter.core.findings import Finding, Why
 from wgrouter.core.ladder import names_of
@@ -260,8 +260,5 @@ def _name_explained(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def planned(state: engine.State, words: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What would be done now to make the routing as it should be."""
-    resting = uplink.resting(state.uplink)
-    uplinks, chosen = links.view(state.links), uplink.chosen(state.uplink)
-    wanted = routing.intent(state.world, uplinks, chosen, state.settings, resting)
-    effects = plan.plan(wanted, state.world, state.settings)
+    effects = plan.plan(engine.wanted_of(state), state.world, state.settings)
     return {"effects": [str(effect) for effect in effects], "findings": [], "problems": [], **(words or {})}

@@ -57,8 +57,11 @@ def intent(
     choices: Mapping[int, str],
     settings: Settings,
     resting: Mapping[tuple[str, int], str] | None = None,
+    detours: Mapping[str, str] | None = None,
 ) -> Wanted:
-    """The whole of it. Empty while routing is off or left to mwan3. `resting`: see uplink.resting."""
+    """The whole of it. Empty while routing is off or left to mwan3. `resting`: see uplink.resting; `detours`:
+    by device, the WAN to go by instead (detours.py).
+    """
     routing = settings.routing
     off = not (settings.enabled and routing.enabled and ranges.capacity(routing))
     if world.net is None or off or yielded(world):
@@ -88,19 +91,23 @@ def intent(
             if seen is None:
                 continue
             own = _own_mark(tunnel, seen, routing)
-            course = preferred(tunnel, here, wan)
+            detour = "" if own else (detours or {}).get(tunnel.device, "")
+            there = any(u.path.wan == detour and u.path.works for u in here)
+            course = detour if there else preferred(tunnel, here, wan)
             if course:
                 courses[(tunnel.device, family)] = course
-            mark, mask = (own, FULL) if own else (pinned or ranges.tunnel_mark(routing), routing.mark_mask)
+            bound = 0 if pinned else next((u.path.index for u in uplinks if u.path.wan == detour), 0)
+            ours = ranges.strict_mark(routing, bound) if bound else pinned or ranges.tunnel_mark(routing)
+            mark, mask = (own, FULL) if own else (ours, routing.mark_mask)
             rest = (resting or {}).get((tunnel.device, family))
             moving = rest != course if rest is not None else _was_leaving(world, family, mark, routing)
             if course and moving and any(peer.endpoints for peer in tunnel.peers):
                 leaving.add((tunnel.device, family))
                 rules += _leaving_rules(here, course, wan, family, mark, mask, seen.userspace, routing)
-            if own or pinned:
-                rules += _marked_rules(here, course, wan, family, own or pinned, bool(own), routing)
+            if own or pinned or (bound and not there):
+                rules += _marked_rules(here, course, wan, family, mark, bool(own), routing)
             if not own and any(u.path.index for u in uplinks):
-                fwmarks[tunnel.device] = pinned or ranges.tunnel_mark(routing)
+                fwmarks[tunnel.device] = ours
     table = balance.ruleset(uplinks, choices, frozenset(closed), settings)
     return Wanted(_once(routes), _once(rules), fwmarks, courses, frozenset(leaving), True, table)
 
@@ -347,6 +354,29 @@ def preferred(tunnel: Tunnel, here: tuple[Uplink, ...], chosen: str) -> str:
     if mine and (best is None or not (best.usable or best.answers)):
         return mine[0].path.wan
     return chosen
+
+
+def ways(
+    world: World,
+    uplinks: tuple[Uplink, ...],
+    choices: Mapping[int, str],
+    settings: Settings,
+    device: str,
+    family: int,
+) -> tuple[str, ...]:
+    """The WANs by which a tunnel's outer packets can be sent: the one that `preferred` says, then other
+    usable ones. None where its mark is not ours to set.
+    """
+    tunnel = next((tunnel for tunnel in settings.tunnels if tunnel.device == device), None)
+    seen = (world.wireguard or {}).get(device)
+    routing = settings.routing
+    if tunnel is None or seen is None or not (settings.enabled and routing.enabled) or yielded(world):
+        return ()
+    here = tuple(u for u in uplinks if u.path.family == family and u.path.index)
+    usual = preferred(tunnel, here, choices.get(family, ""))
+    if not usual or _own_mark(tunnel, seen, routing):
+        return ()
+    return (usual, *(u.path.wan for u in here if u.path.works and u.usable and u.path.wan != usual))
 
 
 # ---------------------------------------------------------------- neighbours

@@ -55,6 +55,7 @@ class Ladder:
     """Limits of the remedies for one tunnel's peers."""
 
     new_port: str = "auto"  # auto (only where no listen_port is configured) | yes | no
+    other_wan: bool = True  # send the outer packets by another usable WAN for a while
     renew: bool = False  # `ubus call network.interface.X renew`
     restart: bool = False  # interface down and up
     backoff: Seconds = 15.0  # pause after the first whole round

@@ -78,7 +78,7 @@ class Listening:
         )
         return self._nudge(peer, care)
 
-    def _trial(self, peer: Peer, care: Care, seen: PeerSeen) -> Care:
+    def _trial(self, peer: Peer, care: Care, seen: PeerSeen, places: tuple[Place, ...]) -> Care:
         """Proof is life after the endpoint was set while it is still set: an answer by the old path makes
         the peer roam back.
         """
@@ -92,6 +92,10 @@ class Listening:
         if isinstance(self.event, Replied) and care.pulse.life_at == self.now:
             self.effects.append(Look((WIREGUARD,)))
         if self.now < care.trial_until:
+            if looked and seen.endpoint == kept and self.now - attempt.at >= SETTLE and places:
+                # An answer that was still on its way by the old path has taken the endpoint back there.
+                self.effects += set_endpoint(peer, seen, places[0].endpoint)
+                care = replace(care, attempts=(*care.attempts[:-1], replace(attempt, at=self.now)))
             return self._probe(peer, care)
         if seen.endpoint != kept:
             self.effects += set_endpoint(peer, seen, kept)

@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from wgrouter.core import liveness
-from wgrouter.core.care import Attempt, Care, Memory, Outlook, TunnelsTurn
+from wgrouter.core import detours, liveness
+from wgrouter.core.care import Attempt, Care, Memory, Outlook, TunnelsTurn, afresh, closed, failed, remember
 from wgrouter.core.findings import Finding, Rejected, Why
 from wgrouter.core.jitter import spread
 from wgrouter.core.ladder import (
     LADDER,
+    OTHER_WAN,
     RUNG_INDEX,
     Action,
     Place,
@@ -37,22 +38,29 @@ from wgrouter.core.messages import (
     Failed,
     Look,
     Observed,
-    Probe,
     Renew,
     Replied,
     Restart,
     Unsent,
 )
-from wgrouter.core.model import LONG_AGO, NEVER, WIREGUARD, DeviceSeen, Endpoint, Instant, PeerSeen, Seconds
+from wgrouter.core.model import (
+    LONG_AGO,
+    NET,
+    NEVER,
+    WIREGUARD,
+    DeviceSeen,
+    Endpoint,
+    Instant,
+    PeerSeen,
+    Seconds,
+)
 from wgrouter.core.settings import Peer, Tunnel
-from wgrouter.core.tunnel_probes import ATTEMPTS_KEPT, Listening
+from wgrouter.core.tunnel_probes import ATTEMPTS_KEPT, SETTLE, Listening
 
 HOUR: Seconds = 3600.0
 RESOLVE_WITHIN: Seconds = 3.0  # the rung "resolve" waits this long for the names
 QUICK_LOOK: Seconds = 0.5  # between looks while a step waits for proof
 WATCHFUL_LOOK: Seconds = 1.0  # while a peer is new or suspect
-REFUSED_AGAIN: Seconds = 15.0  # an endpoint that the kernel refused, while the peer is not dead
-GIVEN_KEPT = 32
 RESOLVE = "resolve"
 MOVE = "move"  # the step that is no rung: the endpoint follows its name
 
@@ -113,21 +121,27 @@ class _Round(Listening):
         self.hurry: list[str] = []
         self.restarts = dict(memory.restarts)
         self.cares = dict(memory.peers)
+        self.detours = dict(memory.detours)
 
     # ------------------------------------------------------------ the whole
 
     def run(self) -> TunnelsTurn:
+        self.findings += detours.due(self.detours, self.outlook.ways, self.now)
         if self.devices is not None:
             for tunnel in self.context.settings.tunnels:
                 for peer in tunnel.peers:
                     self.cares[peer.id] = self._peer(tunnel, peer, self.cares[peer.id])
+        trying = (id_ for id_, care in self.cares.items() if care.step and care.step.rung == OTHER_WAN)
+        detours.unproven(self.detours, frozenset(device for device, _ in trying))
+        if self.detours != self.memory.detours:  # the way is made of what a look shows
+            self.effects.append(Look((NET, WIREGUARD)))
         look_at = self._look()
         wake = min(
             (self._wake(tunnel, peer) for tunnel in self.context.settings.tunnels for peer in tunnel.peers),
             default=NEVER,
         )
-        wake = min(wake, look_at)
-        memory = Memory(self.cares, look_at, self.restarts, self.probe_ids, wake)
+        wake = min(wake, look_at, *(d.until for d in self.detours.values() if d.until > self.now))
+        memory = Memory(self.cares, look_at, self.restarts, self.probe_ids, wake, self.detours)
         return TunnelsTurn(
             memory, tuple(self.effects), tuple(self.findings), tuple(dict.fromkeys(self.hurry))
         )
@@ -152,8 +166,8 @@ class _Round(Listening):
         cares = self.cares.values()
         if any(care.step is not None or care.trial_until != NEVER for care in cares):
             return QUICK_LOOK
-        if any(care.pulse.state in (NEW, SUSPECT) and care.pulse.asked_since != NEVER for care in cares):
-            return WATCHFUL_LOOK
+        if any(care.pulse.state != DEAD and care.pulse.asked_since != NEVER for care in cares):
+            return WATCHFUL_LOOK  # before doubt, which would else be of our not having looked
         return self.context.settings.look_interval
 
     def _wake(self, tunnel: Tunnel, peer: Peer) -> Instant:
@@ -185,20 +199,20 @@ class _Round(Listening):
         if not peer.endpoints:
             return care  # a peer that only ever comes to us: there is nothing to set
         if self.outlook.network_changed:
-            care = self._afresh(care)
+            care = afresh(care, self.now)
         if isinstance(self.event, Commanded) and self.event.verb == "reresolve":
             self.hurry += names_of(peer)
         if isinstance(self.event, Failed):
-            care = self._failed(peer, care, self.event)
+            care = failed(care, peer, self.event, self.now)
         places = places_of(peer, self.outlook)
-        care = self._remember(care, places)
+        care = remember(care, tuple(place.endpoint for place in places))
         if not self.outlook.reachable:
             return self._freeze(peer, care)
         care = replace(care, frozen=False) if care.frozen else care
         if care.trial_until != NEVER:
-            return self._trial(peer, care, seen)
+            return self._trial(peer, care, seen, places)
         moved = peer.device in self.outlook.rerouted or (self.outlook.network_changed and self._wanted(peer))
-        if moved and seen.endpoint is not None and care.step is None:
+        if moved and seen.endpoint is not None and (care.step is None or care.step.rung == OTHER_WAN):
             # Clears the source address that WireGuard cached, and tells a peer that does not know where we
             # are now.
             self.effects += set_endpoint(peer, seen, seen.endpoint)
@@ -245,7 +259,9 @@ class _Round(Listening):
             self.hurry += names_of(peer)
         elif pulse.state == DEAD != before.state:
             self._say(Why.TUNNEL_DEAD, peer, evidence=told)
-            care = replace(care, dead_at=self.now)
+            first, ended = detours.silent(self.detours, peer, self.now)
+            self.findings += ended
+            care = replace(care, dead_at=self.now, rung=RUNG_INDEX[OTHER_WAN] if first else care.rung)
             if care.step is not None:  # an endpoint set in good health: what speaks now speaks against it
                 care = replace(care, deadline=min(care.deadline, self.now))
         elif pulse.state == UNSEEN != before.state:
@@ -255,6 +271,9 @@ class _Round(Listening):
 
     def _proved(self, peer: Peer, care: Care, seen: PeerSeen) -> Care:
         assert care.step is not None
+        if care.step.rung == OTHER_WAN:
+            ladder = next(t.ladder for t in self.context.settings.tunnels if t.device == peer.device)
+            self.findings += detours.proven(self.detours, peer, ladder, self.now, self.context.seed)
         done = replace(care.step, result=f"proven by {care.pulse.life_by}")
         care = replace(care, step=None, deadline=NEVER, attempts=(*care.attempts[:-1], done))
         if care.dead_at == NEVER:
@@ -272,18 +291,11 @@ class _Round(Listening):
             rung=0,
             round=0,
             tried=(),
+            ways=(),
             skipped=(),
             step=None,
             deadline=NEVER,
             resume_at=LONG_AGO,
-        )
-
-    def _afresh(self, care: Care) -> Care:
-        """The network changed: what failed before may work now."""
-        return (
-            replace(care, rung=0, round=0, tried=(), resume_at=self.now)
-            if care.step is None
-            else replace(care, resume_at=self.now)
         )
 
     def _freeze(self, peer: Peer, care: Care) -> Care:
@@ -295,10 +307,6 @@ class _Round(Listening):
         if step_ is not None:
             attempts = (*attempts[:-1], replace(step_, result="the uplink went away"))
         return replace(care, frozen=True, step=None, deadline=NEVER, attempts=attempts, rung=0, tried=())
-
-    def _remember(self, care: Care, places: tuple[Place, ...]) -> Care:
-        fresh = tuple(place.endpoint for place in places if place.endpoint not in care.given)
-        return replace(care, given=(care.given + fresh)[-GIVEN_KEPT:]) if fresh else care
 
     # ------------------------------------------------------------ the name moved
 
@@ -326,7 +334,7 @@ class _Round(Listening):
             # A new address is worth more than the back-off, and than waiting for one that is named no more.
             waits = care.step is not None and care.step.rung != RESOLVE
             if waits and not any(place.endpoint in care.tried[-1:] for place in places):
-                care = self._closed(care, "the name moved meanwhile")
+                care = closed(care, "the name moved meanwhile")
             elif care.step is not None or care.resume_at <= self.now:
                 return care
             named = tuple(place.endpoint for place in places)
@@ -371,8 +379,10 @@ class _Round(Listening):
         device: DeviceSeen,
         places: tuple[Place, ...],
     ) -> Care:
-        if care.step is not None:
+        if (step_ := care.step) is not None:
             care = self._waited(peer, care)
+            if care.step is None and step_.rung == OTHER_WAN:
+                del self.detours[peer.device]
         if care.pulse.state != DEAD or care.step is not None or self.now < care.resume_at:
             return care
         spent = tuple(at for at in care.spent if self.now - at < HOUR)
@@ -381,9 +391,12 @@ class _Round(Listening):
         if len(spent) >= tunnel.ladder.steps_per_hour and not moved:
             return replace(care, spent=spent, resume_at=spent[0] + HOUR)
         care = replace(care, spent=spent)
+        family = seen.endpoint.family if seen.endpoint else places[0].endpoint.family if places else 0
+        detour = self.detours.get(peer.device)
         situation = Situation(
             peer, tunnel, seen, device, places, care.tried, self._siblings_alive(tunnel, peer),
-            self._restarts_left(tunnel), self._moved(care), self.context.seed, care.round,
+            self._restarts_left(tunnel), self.outlook.ways(peer.device, family), care.ways,
+            detour.wan if detour else "", self._moved(care), self.context.seed, care.round,
         )  # fmt: skip
         for index in range(care.rung, len(LADDER)):
             rung = LADDER[index]
@@ -391,6 +404,9 @@ class _Round(Listening):
             if isinstance(outcome, Skip):
                 care = replace(care, skipped=(*care.skipped, Rejected(rung.name, outcome.reason)))
                 continue
+            if outcome.way:
+                detours.begun(self.detours, peer.device, outcome.way, situation.ways[0], family)
+                care = replace(care, ways=(*care.ways, outcome.way))
             care = replace(care, rung=index + (not rung.repeats))
             return self._take(peer, care, rung.name, outcome, places)
         return self._round_over(tunnel, peer, care)
@@ -410,8 +426,8 @@ class _Round(Listening):
         return self._nudge(peer, replace(care, skipped=()))
 
     def _moved(self, care: Care) -> bool:
-        """Whether the name moved after the last sign of life (one seen in the same look came before it)."""
-        return any(attempt.rung == MOVE and attempt.at >= care.pulse.life_at for attempt in care.attempts)
+        """Whether the name moved after the last sign of life; what the look at the move shows came before."""
+        return any(a.rung == MOVE and a.at + SETTLE >= care.pulse.life_at for a in care.attempts)
 
     def _begin(
         self, care: Care, rung: str, text: str, endpoint: Endpoint | None, places: tuple[Place, ...]
@@ -439,13 +455,13 @@ class _Round(Listening):
             if not settled and self.now < care.deadline:
                 return care
             trouble = "; ".join(filter(None, map(self.outlook.trouble, names_of(peer))))
-            return self._closed(care, trouble or ("answered" if settled else "no answer yet"))
+            return closed(care, trouble or ("answered" if settled else "no answer yet"))
         if self.now < care.deadline:
             return care
         seconds = round(self.now - step_.at, 1)
         if care.pulse.state != DEAD and care.pulse.asked_since == NEVER:
-            return self._closed(care, "nothing was sent that would have proved it")
-        care = self._closed(care, f"no sign of life within {seconds:g} s")
+            return closed(care, "nothing was sent that would have proved it")
+        care = closed(care, f"no sign of life within {seconds:g} s")
         self._say(Why.TUNNEL_STEP_FAILED, peer, rung=step_.rung, seconds=seconds)
         if care.pulse.state not in (DEAD, UNSEEN):
             care = replace(
@@ -454,11 +470,6 @@ class _Round(Listening):
             self._say(Why.TUNNEL_DEAD, peer, evidence="the new endpoint gave no sign of life")
         return care
 
-    def _closed(self, care: Care, result: str) -> Care:
-        assert care.step is not None
-        done = replace(care.step, result=result)
-        return replace(care, step=None, deadline=NEVER, attempts=(*care.attempts[:-1], done))
-
     def _round_over(self, tunnel: Tunnel, peer: Peer, care: Care) -> Care:
         ladder = tunnel.ladder
         base = min(ladder.backoff * 2.0 ** min(care.round, 16), ladder.backoff_max)
@@ -466,24 +477,8 @@ class _Round(Listening):
         self.findings.append(
             Finding(Why.TUNNEL_WAITING, peer.subject, {"seconds": round(wait)}, care.skipped)
         )
-        return replace(care, rung=0, round=care.round + 1, tried=(), skipped=(), resume_at=self.now + wait)
-
-    def _failed(self, peer: Peer, care: Care, event: Failed) -> Care:
-        """A change that this peer's step asked for could not be made: no proof will come, the next rung
-        may.
-        """
-        if (
-            care.step is None
-            or getattr(event.effect, "device", getattr(event.effect, "interface", "")) != peer.device
-        ):
-            return care
-        if getattr(event.effect, "public_key", peer.public_key) != peer.public_key or isinstance(
-            event.effect, Probe
-        ):
-            return care
-        if care.pulse.state != DEAD:  # there is no next rung: the same again, but not at once
-            care = replace(care, resume_at=self.now + REFUSED_AGAIN)
-        return self._closed(care, event.reason)
+        care = replace(care, rung=0, round=care.round + 1, tried=(), ways=(), skipped=())
+        return replace(care, resume_at=self.now + wait)
 
     def _siblings_alive(self, tunnel: Tunnel, peer: Peer) -> bool:
         return any(
