@@ -15,8 +15,8 @@ from dataclasses import replace
 from wgrouter.core.care import Detour, TunnelMemory
 from wgrouter.core.findings import Finding, Why
 from wgrouter.core.jitter import spread
-from wgrouter.core.model import NEVER, Instant
-from wgrouter.core.settings import Ladder, Peer
+from wgrouter.core.model import NEVER, DeviceSeen, Instant
+from wgrouter.core.settings import Ladder, Peer, Tunnel
 
 Detours = dict[str, Detour]  # by device
 Ways = Callable[[str, int], tuple[str, ...]]  # see care.Outlook
@@ -25,6 +25,30 @@ Ways = Callable[[str, int], tuple[str, ...]]  # see care.Outlook
 def courses(memory: TunnelMemory) -> Mapping[str, str]:
     """The WAN of each device that is on a detour, proven or not: for routing.intent."""
     return {device: detour.wan for device, detour in memory.detours.items() if detour.wan}
+
+
+def adopted(
+    memory: TunnelMemory,
+    devices: Mapping[str, DeviceSeen],
+    tunnels: tuple[Tunnel, ...],
+    ways: Ways,
+    mark_of: Callable[[str], int],
+    now: Instant,
+) -> TunnelMemory:
+    """What an agent that was killed has left: a device whose mark is that of a WAN other than its usual one.
+
+    A tunnel with WANs of its own has one mark for all of them: that is not seen, and found anew.
+    """
+    found: Detours = {}
+    for tunnel in tunnels:
+        seen = devices.get(tunnel.device)
+        for family in (6, 4):
+            usual, *others = ways(tunnel.device, family) or ("",)
+            for wan in others:
+                if seen is not None and seen.fwmark and seen.fwmark == mark_of(wan):
+                    wait = tunnel.ladder.return_after
+                    found[tunnel.device] = Detour(wan, usual, family, now + wait, wait)
+    return replace(memory, detours=found) if found else memory
 
 
 def begun(detours: Detours, device: str, way: str, usual: str, family: int) -> None:

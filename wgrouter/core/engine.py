@@ -180,6 +180,7 @@ def _handle(state: State, event: Event, now: Instant) -> tuple[State, Step]:
     effects += watched.effects + chosen.effects
     findings += watched.findings + chosen.findings
 
+    state = _adopted(state, before, uplinks, now)
     state = _routed(state, event, now, uplinks, effects, findings)
     generations = {
         tunnel.device: sum(uplink.generation(state.uplink, tunnel.device, family) for family in (4, 6))
@@ -280,6 +281,21 @@ def _surroundings(state: State, event: Event, now: Instant) -> tuple[State, bool
     if signature == state.signature:
         return state, False
     return replace(state, signature=signature), bool(signature)
+
+
+def _adopted(
+    state: State, before: Mapping[str, DeviceSeen] | None, uplinks: tuple[links.Uplink, ...], now: Instant
+) -> State:
+    """At the first look at WireGuard: what is there is taken over, before routing would tidy it away."""
+    if before is not None or state.world.wireguard is None:
+        return state
+
+    def mark_of(wan: str) -> int:
+        return routing.mark_of(uplinks, state.settings, wan)
+
+    ways, devices = outlook_of(state, now).ways, state.world.wireguard
+    memory = detours.adopted(state.tunnels, devices, state.settings.tunnels, ways, mark_of, now)
+    return replace(state, tunnels=memory)
 
 
 def _routed(

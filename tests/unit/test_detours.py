@@ -1,0 +1,116 @@
+"""Detours in the routing: what the kernel is asked for, where packets go, and what a crash leaves of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.model import fib
+from wgrouter.core import detours, ranges, routing
+from wgrouter.core.care import Detour, TunnelMemory
+from wgrouter.core.link_watch import Uplink, Watch
+from wgrouter.core.messages import AddRoute, AddRule
+from wgrouter.core.model import RT_TABLE_MAIN, DeviceSeen, Hop, Link, Net, Route, World
+from wgrouter.core.plan import plan
+from wgrouter.core.settings import HostPort, Ladder, Peer, Routing, Settings, Tunnel, Wan
+from wgrouter.core.wans import Path
+
+R = Routing()
+PEER = Peer("wg0", "key", "office", (HostPort("198.51.100.1"),))
+
+
+def path(name: str, state: str = "up", family: int = 4) -> Uplink:
+    index = ord(name) - ord("a") + 1
+    where = Path(
+        name,
+        family,
+        index,
+        f"eth{index}",
+        f"10.0.{index}.1",
+        sources=(f"10.0.{index}.2",),
+        carrier=True,
+        routed=True,
+    )
+    return Uplink(Watch(where, Wan(name), (), state, 0.0, proven=True))
+
+
+BOTH = (path("a"), path("b"))
+
+
+def settings(**of_tunnel: object) -> Settings:
+    return Settings(tunnels=(replace(Tunnel("wg0", peers=(PEER,)), **of_tunnel),))  # type: ignore[arg-type]
+
+
+def world(mark: int = 0) -> World:
+    links = {name: Link(n, name) for n, name in enumerate(("eth1", "eth2", "wg0"), 2)}
+    main = tuple(
+        Route(4, RT_TABLE_MAIN, "0.0.0.0/0", (Hop(f"10.0.{n}.1", f"eth{n}"),), metric=n) for n in (1, 2)
+    )
+    return World(Net(links, routes=main, rules=fib.MAIN_RULES), {"wg0": DeviceSeen("wg0", fwmark=mark)})
+
+
+def way(wanted: routing.Wanted, of: Settings) -> str:
+    """The device by which the tunnel's outer packets leave, once the plan is carried out."""
+    before = world()
+    assert before.net is not None
+    effects = plan(wanted, before, of)
+    routes = tuple(effect.route for effect in effects if isinstance(effect, AddRoute))
+    rules = tuple(effect.rule for effect in effects if isinstance(effect, AddRule))
+    net = replace(before.net, routes=before.net.routes + routes, rules=before.net.rules + rules)
+    found = fib.lookup(net, "198.51.100.1", mark=wanted.fwmarks["wg0"])
+    assert found is not None
+    return found.hops[0].device
+
+
+@pytest.mark.parametrize("wans", [(), ("a",)])
+def test_a_detour_moves_the_outer_packets_and_nothing_else(wans: tuple[str, ...]) -> None:
+    of = settings(wans=wans)
+    usual = routing.intent(world(), BOTH, {4: "a"}, of)
+    detour = routing.intent(world(), BOTH, {4: "a"}, of, None, {"wg0": "b"})
+    assert (way(usual, of), way(detour, of)) == ("eth1", "eth2")
+    assert detour.courses == {("wg0", 4): "b"}
+    assert detour.routes == usual.routes
+    lan = {rule for rule in usual.rules if rule.preference - R.rule_base >= ranges.PREF_MAIN}
+    assert lan == {rule for rule in detour.rules if rule.preference - R.rule_base >= ranges.PREF_MAIN}
+
+
+def test_a_family_that_the_other_wan_does_not_have_stays_where_it_is() -> None:
+    uplinks = (*BOTH, path("a", family=6))
+    detour = routing.intent(world(), uplinks, {4: "a", 6: "a"}, settings(), None, {"wg0": "b"})
+    assert detour.courses == {("wg0", 4): "b", ("wg0", 6): "a"}
+    mark = detour.fwmarks["wg0"]
+    assert [rule.table for rule in detour.rules if rule.family == 6 and rule.mark == mark] == [7400]
+
+
+def test_where_the_ways_are_ours_to_say() -> None:
+    def ways(of: Settings, mark: int = 0, uplinks: tuple[Uplink, ...] = BOTH) -> tuple[str, ...]:
+        return routing.ways(world(mark), uplinks, {4: "a"}, of, "wg0", 4)
+
+    assert ways(settings()) == ("a", "b")
+    assert ways(settings(wans=("b",))) == ("b", "a")
+    assert ways(settings(), uplinks=(path("a"), path("b", "down"))) == ("a",)
+    assert ways(settings(), ranges.strict_mark(R, 2)) == ("a", "b")
+    assert ways(settings(), 0x51) == ways(settings(fwmark=0x51)) == ()
+    assert ways(replace(settings(), routing=Routing(enabled=False))) == ()
+    assert ways(replace(settings(), enabled=False)) == ()
+
+
+def test_a_detour_outlives_the_agent_that_began_it() -> None:
+    def ways(device: str, family: int) -> tuple[str, ...]:
+        return ("a", "b") if family == 4 else ()
+
+    def adopted(mark: int) -> TunnelMemory:
+        tunnels = (Tunnel("wg0", ladder=Ladder(return_after=60.0)),)
+        return detours.adopted(
+            TunnelMemory(),
+            {"wg0": DeviceSeen("wg0", fwmark=mark)},
+            tunnels,
+            ways,
+            lambda wan: routing.mark_of(BOTH, Settings(), wan),
+            100.0,
+        )
+
+    assert adopted(ranges.strict_mark(R, 2)).detours == {"wg0": Detour("b", "a", 4, 160.0, 60.0)}
+    for mark in (0, ranges.tunnel_mark(R), ranges.strict_mark(R, 1), 0x51):
+        assert adopted(mark).detours == {}
