@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from wgrouter.core.engine import Engine
+from wgrouter.core.engine import NET_LOOK, Engine
 from wgrouter.core.findings import Finding, Why
 from wgrouter.core.messages import (
     CHANGES,
@@ -16,12 +16,17 @@ from wgrouter.core.messages import (
     DeleteRule,
     Failed,
     ForgetFlows,
+    Look,
     Observed,
+    RemoveNft,
     SetFwmark,
     Step,
+    Woke,
 )
 from wgrouter.core.model import (
+    NFT,
     RT_TABLE_MAIN,
+    WIREGUARD,
     Address,
     DeviceSeen,
     Endpoint,
@@ -70,6 +75,20 @@ def test_a_failure_is_told_once_and_what_was_not_tried_after_it_never(engine: En
         Finding(Why.EFFECT_FAILED, "", {"effect": "ForgetFlows", "reason": "Operation not permitted"}),
     )
     assert whys(engine.handle(real, 3.0)) == []
+
+
+def parts(step: Step) -> set[str]:
+    return {part for effect in step.effects if isinstance(effect, Look) for part in effect.parts}
+
+
+def test_the_nft_table_is_read_after_it_was_written_and_now_and_then(engine: Engine) -> None:
+    """To read it costs a process: four times the rest of a look."""
+    step = engine.handle(Observed(NET, SEEN, (), nft="left by a crash"), 2.0)
+    assert RemoveNft() in step.effects and NFT in parts(step)
+    step = engine.handle(Observed(NET, SEEN, (), nft=""), 2.1)
+    assert RemoveNft() not in step.effects
+    assert changes(step) and WIREGUARD in parts(step) and NFT not in parts(step)
+    assert NFT in parts(engine.handle(Woke(), 2.1 + NET_LOOK))
 
 
 def test_switched_off_what_is_ours_goes_and_nothing_comes(engine: Engine) -> None:

@@ -17,6 +17,7 @@ from wgrouter.core.link_watch import LinkMemory
 from wgrouter.core.machine import Context
 from wgrouter.core.messages import (
     CHANGES,
+    ApplyNft,
     Commanded,
     Configured,
     Effect,
@@ -25,6 +26,7 @@ from wgrouter.core.messages import (
     Hinted,
     Look,
     Observed,
+    RemoveNft,
     Step,
     Stopping,
     Woke,
@@ -192,7 +194,9 @@ def _handle(state: State, event: Event, now: Instant) -> tuple[State, Step]:
 
     state = _tunnels(state, event, now, before, changed, rerouted, effects, findings)
     if any(isinstance(effect, CHANGES) for effect in effects):
-        effects.append(Look((NET, WIREGUARD, NFT) if state.world.nft is not None else (NET, WIREGUARD)))
+        # The rest shows itself cheaply; for the nft table a program is started.
+        table = any(isinstance(effect, (ApplyNft, RemoveNft)) for effect in effects)
+        effects.append(Look((NET, WIREGUARD, NFT) if table else (NET, WIREGUARD)))
     recent = (
         (*state.recent, *(Told(now, finding) for finding in findings))[-RECENT:] if findings else state.recent
     )
@@ -266,7 +270,7 @@ def _taken_in(
         findings.append(Finding(Why.COMMANDED, "", {"verb": event.verb, "origin": event.origin}))
         effects.append(Look(EVERYTHING))
     if now >= state.net_look_at:
-        effects.append(Look((NET, NAMESERVERS, INTERFACES)))
+        effects.append(Look((NET, NAMESERVERS, INTERFACES, NFT)))
         state = replace(state, net_look_at=now + NET_LOOK)
     return state
 
