@@ -30,10 +30,17 @@ ROOT = Path(__file__).resolve().parents[1]
 MAKEFILE = ROOT / "package/wgrouter/Makefile"
 LIBRARY = "usr/lib/wgrouter"  # in no Python's site-packages: one package for all of them
 BASE = "wgrouter"
-# What goes elsewhere than into BASE, by the path below wgrouter/. What fits "" goes nowhere: for developers.
+# What goes elsewhere than into BASE, by the path below wgrouter/. What fits "" goes on no router: it is for
+# developers, and for the machine from which a fleet is looked after.
 PARTS = {
-    "wgrouter-mqtt": ("ports/broker.py", "ports/_broker*.py", "mqtt/*", "fleet/*"),
-    "": ("config/generate.py",),
+    "wgrouter-mqtt": (
+        "ports/broker.py",
+        "ports/_broker*.py",
+        "reporting.py",
+        "config/edit.py",
+        "mqtt/*",
+    ),
+    "": ("config/generate.py", "fleet/*"),
 }
 EXECUTABLE = ("etc/init.d/wgrouter", "usr/bin/wgrouter")
 PRIVATE = ("etc/config/wgrouter",)  # names of password files: for root's eyes
@@ -110,17 +117,18 @@ def recipes(text: str) -> dict[str, Recipe]:
 
 def contents(package: str, root: Path = ROOT) -> Files:
     """Every file of a package."""
-    sources = {
-        path.relative_to(root / "wgrouter").as_posix(): path for path in (root / "wgrouter").rglob("*.py")
+    modules: dict[str, tuple[str, str]] = {}
+    for path in sorted((root / "wgrouter").rglob("*.py")):
+        name = path.relative_to(root).as_posix()
+        if _package_of(name):
+            module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+            modules[module] = (name, path.read_text())
+    slim = lean.lean_package({module: source for module, (_, source) in modules.items()})
+    found = {
+        f"{LIBRARY}/{name}": (slim[module].encode(), 0o644)
+        for module, (name, _) in modules.items()
+        if _package_of(name) == package
     }
-    code = {name: path.read_text() for name, path in sources.items()}
-    taken = lean.taken(code.values(), "wgrouter")
-    found = {}
-    for name, source in code.items():
-        if _package_of(name) == package:
-            module = f"wgrouter/{name}".removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-            slim = lean.lean(source, taken.get(module, frozenset()))
-            found[f"{LIBRARY}/wgrouter/{name}"] = (slim.encode(), 0o644)
     if package == BASE:
         for path in (root / "files").rglob("*"):
             name = path.relative_to(root / "files").as_posix()
@@ -131,6 +139,7 @@ def contents(package: str, root: Path = ROOT) -> Files:
 
 
 def _package_of(name: str) -> str:
+    name = name.removeprefix("wgrouter/")
     for package, patterns in PARTS.items():
         if any(fnmatch.fnmatch(name, pattern) for pattern in patterns):
             return package

@@ -21,7 +21,7 @@ from wgrouter.core.engine import Engine
 from wgrouter.core.findings import Finding, Why
 from wgrouter.core.messages import Commanded, Configured, Event, Failed, Hinted, Look, Observed, Stopping
 from wgrouter.core.model import INTERFACES, NAMESERVERS, NET, NFT, WIREGUARD, Instant, Seconds
-from wgrouter.core.settings import Settings
+from wgrouter.core.settings import Mqtt, Settings
 from wgrouter.ports import bus, control, resolvconf
 from wgrouter.ports.conntrack import Conntrack
 from wgrouter.ports.doorbell import Doorbell
@@ -101,6 +101,7 @@ class _Agent:
         self.actor = Actor(reactor, self.table(), on_slow=self.slow)
         self.journal = Journal(self.engine.state, self.started, entries=settings.journal_entries)
         self.problems: list[str] = []
+        self.reporting: Any = None  # of the package wgrouter-mqtt, where that is wanted
         self.control.open()
 
     def table(self) -> Mapping[type[Any], Callable[[Any], None]]:
@@ -149,17 +150,22 @@ class _Agent:
                 print(f"wgrouter: {line}", flush=True)
             return 1
         finally:
+            if self.reporting is not None:
+                self.reporting.close()
             self.control.close()
             self.bus.close()
             self.hooks.close()
         return 0
 
     def handle(self, event: Event, now: Instant) -> Instant:
+        before = self.engine.state
         step = self.engine.handle(event, now)
         self.journal.record(event, now, step, self.engine.state)
         for finding in step.findings:
             self.log.say(finding, now)
         self.actor.perform(step.effects)
+        if self.reporting is not None:
+            self.reporting.step(before, self.engine.state, step.findings)
         if isinstance(event, Stopping):
             self.reactor.stop()
         return step.wake_at
@@ -202,26 +208,6 @@ class _Agent:
         if os.getppid() != parent:
             ended()
 
-    def stay_with(self, parent: int) -> None:
-        """In procd's jail our parent is ujail. If that dies alone, procd starts another agent and ends no old
-        one.
-        """
-        reactor = self.reactor
-        try:
-            fd = os.pidfd_open(parent)
-        except OSError:  # gone already
-            reactor.post(Stopping())
-            return
-
-        def ended() -> None:
-            reactor.unwatch(fd)
-            os.close(fd)
-            reactor.post(Stopping())
-
-        reactor.watch(fd, ended)
-        if os.getppid() != parent:
-            ended()
-
     def ring(self) -> None:
         if self.doorbell.drain():
             self.reactor.post(Hinted("rtnetlink"))
@@ -241,7 +227,20 @@ class _Agent:
             self.say(Finding(Why.CONFIG_PROBLEM, "", {"reason": problem}))
         if not self.fixed_level:
             self.log.level = loaded.settings.log_level
+        self.report_over(loaded.settings.mqtt)
         self.reactor.post(Configured(loaded.settings, self.seed()))
+
+    def report_over(self, mqtt: Mqtt) -> None:
+        """Imported where it is configured only: it costs memory, and its package may be missing."""
+        if self.reporting is not None or not (mqtt.metrics_file or (mqtt.enabled and mqtt.brokers)):
+            return
+        try:
+            from wgrouter import reporting
+
+            self.reporting = reporting.Reporting(self, control.Refused)
+        except ImportError as error:
+            reason = f"the package wgrouter-mqtt is not installed: {error}"
+            self.say(Finding(Why.BROKER_ABSENT, "", {"reason": reason}))
 
     def seed(self) -> str:
         """Differs between routers and not between starts: the machine's first MAC address or host name."""
@@ -301,6 +300,8 @@ class _Agent:
         if verb in ("status", "wans", "tunnels", "findings"):
             whole = report.status(state, now, wgrouter.__version__, self.started, self.root)
             whole["problems"] = self.problems
+            whole["switches"] = state.uplink.switches
+            whole["mqtt"] = self.reporting.status() if self.reporting is not None else None
             return whole if verb == "status" else {verb: whole[verb]}
         if verb == "explain":
             subject = str(arguments.get("subject") or "")
@@ -323,7 +324,7 @@ class _Agent:
             return {"text": "looking"}
         if verb in ("refresh", "reresolve", "switch"):
             words = {str(key): str(value) for key, value in arguments.items()}
-            self.reactor.post(Commanded(verb, words))
+            self.reactor.post(Commanded(verb, words, words.pop("origin", "cli")))
             return {"text": "done" if verb != "switch" else f"switching to {words.get('wan', 'auto')}"}
         if verb == "reload":
             return self.reloaded()

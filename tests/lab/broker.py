@@ -105,6 +105,7 @@ class Subscriber:
         self._log = log = broker.directory / f"{name}.log"
         # %U: when it was received, with nanoseconds; %j: everything about it.
         argv = ["mosquitto_sub", "-h", BROKER[0], "-V", "mqttv5", "-i", name, "-q", "1", "-F", "%U %j"]
+        argv += ["-c", "-x", "600"]  # what comes while it has to connect anew waits for it
         argv += ["-u", "operator", "-P", broker.password("operator")]
         argv += [word for topic in topics for word in ("-t", topic)]
         self._process = broker.box.start("stdbuf", "-oL", *argv, log=log)

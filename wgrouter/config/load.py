@@ -74,6 +74,14 @@ class Loaded(NamedTuple):
 
 def read(root: str | os.PathLike[str] = "/", confdir: str | os.PathLike[str] | None = None) -> Loaded:
     """Load the files in `confdir`, or else those in <root>/etc/config as libuci finds them. Never raises."""
+    files, paths = found(root, confdir)
+    return load(files, paths=paths)
+
+
+def found(
+    root: str | os.PathLike[str] = "/", confdir: str | os.PathLike[str] | None = None
+) -> tuple[dict[str, bytes | Exception], dict[str, str]]:
+    """By file: its contents, or what reading it raised; and its path."""
     if confdir is None:
         # Since 2025 (OpenWrt 25.12) libuci takes a file in /var/run/uci first.
         places = [os.path.join(os.fspath(root), *parts) for parts in (_OVERRIDES, _CONFIG)]
@@ -87,7 +95,7 @@ def read(root: str | os.PathLike[str] = "/", confdir: str | os.PathLike[str] | N
             files[name] = _bytes_of(paths[name])
             if not isinstance(files[name], FileNotFoundError):
                 break
-    return load(files, paths=paths)
+    return files, paths
 
 
 def _bytes_of(path: str) -> bytes | Exception:

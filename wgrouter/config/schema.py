@@ -324,15 +324,15 @@ MQTT = Section(
         Option("username", "text", "", "User name at the broker.", example="office"),
         Option("password_file", "path", "", "File with the password alone. Only root may be able to read it.",
                example="/etc/wgrouter.password"),
-        Option("ca_file", "path", "", "Certificates that may sign the broker's (PEM). Without it those of the "
-               "system.", example="/etc/ssl/certs/fleet-ca.pem"),
+        Option("ca_file", "path", "", "Certificates that may sign the broker's (PEM). Without it those of "
+               "the system.", example="/etc/ssl/certs/fleet-ca.pem"),
         Option("cert_file", "path", "", "Client certificate (PEM).", example="/etc/wgrouter.crt"),
         Option("key_file", "path", "", "Its key. Only root may be able to read it.",
                example="/etc/wgrouter.key"),
         Option("server_name", "host", "", "The name that the broker's certificate must have, where it is not "
                "the broker's host name.", example="broker.example.net"),
-        Option("protocol", "choice", "auto", "MQTT version. auto: 5, and 3.1.1 where the broker does not know "
-               "that.", choices=("auto", "5", "3.1.1")),
+        Option("protocol", "choice", "auto", "MQTT version. auto: 5, and 3.1.1 where the broker does not "
+               "know that.", choices=("auto", "5", "3.1.1")),
         Option("keepalive", "duration", "60s", "Longest silence on the connection; a broker that does not "
                "answer is given up after twice this.", low=5, high=3600),
         Option("will_delay", "duration", "45s", "How long the router must be gone before the broker says so. "

@@ -202,6 +202,25 @@ class Why(Enum):
     HOOK_FAILED = ("hook.failed", Severity.WARNING, "{script} for {action}: {reason}")
     HOOK_DROPPED = ("hook.dropped", Severity.WARNING, "{action} is not told to the scripts: {reason}")
 
+    # the fleet
+    BROKER_CONNECTED = ("broker.connected", Severity.INFO, "{broker} ({address}) over MQTT {version}")
+    BROKER_LOST = ("broker.lost", Severity.WARNING, "{broker} {reason}")
+    BROKER_UNREACHABLE = ("broker.unreachable", Severity.WARNING, "{broker}: {reason}")
+    BROKER_DENIED = ("broker.denied", Severity.WARNING, "{broker} {reason}")
+    BROKER_ABSENT = ("broker.absent", Severity.ERROR, "a broker is configured, but {reason}")
+    COMMAND_REFUSED = ("command.refused", Severity.WARNING, "{verb} is not carried out: {reason}")
+    SETTING_TRIED = (
+        "setting.tried",
+        Severity.INFO,
+        "{setting} is {value}; taken back unless the broker is reached again within {seconds} s",
+    )
+    SETTING_KEPT = ("setting.kept", Severity.INFO, "{setting} stays {value}: the broker was reached with it")
+    SETTING_BACK = (
+        "setting.back",
+        Severity.WARNING,
+        "{setting} is taken back: the broker was not reached within {seconds} s",
+    )
+
     @property
     def code(self) -> str:
         return self.value[0]

@@ -47,13 +47,13 @@ class Reporter:
         counts: Mapping[str, int],
     ) -> list[Publication]:
         """What has to be told after a step. State topics only while a broker is there to take them."""
-        found = [self.event(before, after, finding, moment) for finding in said if self._worth(finding)]
+        found = [self.event(before, after, finding, moment) for finding in said if self.worth(finding)]
         due = moment.now - self._reviewed_at >= REVIEW
         if self.online and (found or due):
             found += self.values(after, moment, counts)
         return found
 
-    def _worth(self, finding: Finding) -> bool:
+    def worth(self, finding: Finding) -> bool:
         return SEVERITIES.index(finding.why.severity) >= SEVERITIES.index(Severity(self.settings.severity))
 
     def event(

@@ -1,0 +1,186 @@
+"""Reporting in the lab, by a real mosquitto: what an operator sees when a WAN, a site or the broker goes."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab import Lab, build, dual, stays, until
+from tests.lab.reporting import CERTIFICATE, PLAIN, TLS, Witness, configuration, reporting, timed
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(180)]
+
+WANS = """
+config wan 'fibre'
+	option device 'eth1'
+	option priority '1'
+config wan 'lte'
+	option device 'eth2'
+	option priority '2'
+config hold
+	option up_after '1s'
+"""
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with build(dual(broker=True), wait=True) as built:
+        yield built
+
+
+@pytest.fixture(autouse=True)
+def afterwards(lab: Lab) -> Iterator[None]:
+    yield
+    if lab.router.agent is not None and lab.router.agent.running:
+        lab.router.agent.stop()
+    lab.heal()
+    lab.broker.stop()
+    for left in lab.broker.directory.glob("mosquitto.db"):
+        left.unlink()
+    lab.broker.use_certificate("server")
+
+
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+@pytest.mark.parametrize("port", [PLAIN, TLS, CERTIFICATE])
+def test_it_reports_over_every_kind_of_connection(lab: Lab, port: int, version: str) -> None:
+    witness = Witness(lab)
+    agent = lab.router.start_agent(configuration(lab, port, protocol=version))
+    witness.settled(agent)
+    birth = witness.payloads("/birth")[-1]
+    assert birth["versions"]["mqtt"] == version
+    assert witness.availability()[-1][1] == "online"
+    agent.stop()
+    until(lambda: witness.availability()[-1][1] == "offline", within=5, what="the agent's last word")
+    _, last = witness.events()[-1]
+    assert last["type"] == "agent.stopped"
+
+
+@pytest.mark.parametrize("fault", ["carrier", "hole"])
+def test_a_failover_is_told_within_two_seconds_and_is_not_offline(lab: Lab, fault: str) -> None:
+    witness = Witness(lab)
+    agent = lab.router.start_agent(configuration(lab, more=WANS))
+    witness.settled(agent)
+    took = []
+    for _ in range(3):
+        until(lambda: status_of(lab)["fibre"] == "up", within=20, what="a usable fibre")
+        begun = timed(lambda: lab.cut_carrier("a") if fault == "carrier" else lab.blackhole("a"))
+        at, event = witness.await_event("uplink.failover", after=begun)
+        took.append(at - begun)
+        assert event["before"] == {"wan": "fibre"}
+        assert event["after"] == {"wan": "lte"}
+        assert event["cause"]["code"] == "wan.down"
+        until(lambda: witness.payloads("/state")[-1]["active"]["ipv4"] == "lte", within=5, what="the state")
+        lab.restore_carrier("a")
+        lab.unblackhole("a")
+        witness.await_event("uplink.failback", after=begun)
+        until(lambda: reporting(agent)["state"] == "up", within=10, what="the broker again")
+    print(f"switch event at the subscriber, {fault}: {sorted(round(t * 1000) for t in took)} ms")
+    assert statistics.median(took) <= 2.0
+    stays(lambda: all(word == "online" for _, word in witness.availability()), during=10)
+
+
+def status_of(lab: Lab) -> dict[str, str]:
+    """WAN → state, over IPv4."""
+    assert lab.router.agent is not None
+    return {wan["name"]: wan["state"] for wan in lab.router.agent.status()["wans"] if wan["family"] == 4}
+
+
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+def test_a_site_that_is_cut_off_is_offline_after_the_delay_and_not_before(lab: Lab, version: str) -> None:
+    witness = Witness(lab)
+    agent = lab.router.start_agent(configuration(lab, protocol=version, will_delay=6, keepalive=5))
+    witness.settled(agent)
+    begun = timed(lambda: (lab.blackhole("a"), lab.blackhole("b")))
+    until(lambda: witness.availability()[-1][1] == "offline", within=60, what="offline")
+    took = witness.availability()[-1][0] - begun
+    # The broker misses us after 1.5 keep-alives (MQTT 5 3.1.2.10); MQTT 5 waits for the will's delay then.
+    print(f"offline after {took:.1f} s over MQTT {version}")
+    assert took >= 5 * 1.5 - 5 + (6 if version == "5" else 0)
+    lab.unblackhole("a")
+    lab.unblackhole("b")
+    until(lambda: witness.availability()[-1][1] == "online", within=60, what="online again")
+
+
+def cut_off(lab: Lab) -> None:
+    """Let nothing reach the broker; the witness, which sits beside it, stays connected."""
+    for address in lab.broker.addresses:
+        lab.silence(address)
+
+
+def reconnect(lab: Lab) -> None:
+    for address in lab.broker.addresses:
+        lab.unsilence(address)
+
+
+def test_what_happened_while_the_broker_was_away_is_told_in_order_and_once(lab: Lab) -> None:
+    """Ten minutes of a troubled line, made shorter: 500 events in some seconds instead."""
+    witness = Witness(lab)
+    agent = lab.router.start_agent(configuration(lab))
+    witness.settled(agent)
+    cut_off(lab)
+    while reporting(agent)["queued"] < 500:  # each is four events
+        agent.cli("switch", "eth2")
+        agent.cli("switch", "eth1")
+    waiting = reporting(agent)["queued"]
+    reconnect(lab)
+    until(lambda: reporting(agent)["queued"] == 0, within=150, what="an empty queue")
+    order = [event["seq"] for _, event in witness.events()]
+    print(f"{waiting} events waited; {len(order)} came, {len(order) - len(set(order))} of them twice")
+    seen = sorted(set(order))
+    assert seen == list(range(1, max(seen) + 1))
+    first = [order.index(seq) for seq in seen]
+    assert first == sorted(first)
+    assert {word for _, word in witness.availability()} <= {"online", "offline"}
+    assert reporting(agent)["dropped"] == 0
+
+
+def test_more_than_fits_is_dropped_from_the_front_and_told(lab: Lab) -> None:
+    witness = Witness(lab)
+    agent = lab.router.start_agent(configuration(lab, queue=50))
+    witness.settled(agent)
+    cut_off(lab)
+    while reporting(agent)["dropped"] < 20:
+        agent.cli("switch", "eth2")
+        agent.cli("switch", "eth1")
+    assert reporting(agent)["queued"] <= 50 + 20
+    reconnect(lab)
+    until(lambda: reporting(agent)["queued"] == 0, within=150, what="an empty queue")
+    seen = [event["seq"] for _, event in witness.events()]
+    _, gap = witness.events("events.dropped")[0]
+    missing = set(range(1, max(seen) + 1)) - set(seen)
+    first, last = gap["before"]["first"], gap["seq"]
+    assert missing == set(range(first, last))
+
+
+def test_a_broker_that_was_started_anew_is_found_again(lab: Lab) -> None:
+    witness = Witness(lab)
+    agent = lab.router.start_agent(configuration(lab))
+    witness.settled(agent)
+    lab.broker.stop()
+    agent.says("closed the connection [broker.lost]", within=10)
+    agent.says("nobody listens on port 8883 [broker.unreachable]", within=20)
+    lab.broker.start()
+    until(lambda: reporting(agent)["state"] == "up", within=60, what="the broker again")
+    witness.await_event("broker.lost")
+
+
+def test_retained_state_is_there_for_who_comes_later(lab: Lab) -> None:
+    agent = lab.router.start_agent(configuration(lab))
+    first = Witness(lab)
+    first.settled(agent)
+    time.sleep(0.2)
+    late = Witness(lab)
+    until(lambda: len(late.messages()) >= 6, within=5, what="what is retained")
+    topics = {message.topic for message in late.messages() if message.retained}
+    assert topics >= {
+        "wgrouter/router/availability",
+        "wgrouter/router/birth",
+        "wgrouter/router/state",
+        "wgrouter/router/wan/eth1",
+        "wgrouter/router/wan/eth2",
+        "wgrouter/router/tunnel/wg0/site1",
+    }
+    assert not [message for message in late.messages("/event") if message.retained]
