@@ -170,7 +170,7 @@ class Rules:
         for watch in state.links.watches.values():
             assert len(watch.samples) < 200
         assert len(state.recent) <= 64 and len(state.names.flights) <= 64
-        assert len(state.uplink.forget) <= 64 and len(state.names.health) <= 2 * len(self.world.wans) + 1
+        assert len(state.uplink.forget) <= 64 and len(state.names.health) <= 16
 
 
 def pure(world: World, event: Event, step: Step) -> None:

@@ -274,7 +274,7 @@ class Tunnels:
     def _inward(self, peer: Peer, size: int, arrive: Callable[[], None] | None) -> None:
         """A packet from the site to where it last heard from us."""
         site = peer.site
-        if not site.up or site.known is None:
+        if not site.up or site.known is None or (size != RESPONSE and not self._valid(peer)):
             return
         door = site.doors[site.door]
         family = site.known[3]

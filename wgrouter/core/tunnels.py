@@ -54,7 +54,7 @@ from wgrouter.core.model import (
     PeerSeen,
     Seconds,
 )
-from wgrouter.core.settings import Peer, Tunnel
+from wgrouter.core.settings import Peer, PeerId, Tunnel
 from wgrouter.core.tunnel_probes import ATTEMPTS_KEPT, SETTLE, Listening
 
 HOUR: Seconds = 3600.0
@@ -119,6 +119,7 @@ class _Round(Listening):
         self.before = before or {}
         self.devices = context.world.wireguard
         self.hurry: list[str] = []
+        self.followed: set[PeerId] = set()  # whose name moved while their ladder paused
         self.restarts = dict(memory.restarts)
         self.cares = dict(memory.peers)
         self.detours = dict(memory.detours)
@@ -320,7 +321,7 @@ class _Round(Listening):
             care = replace(care, homeless="")
         current = seen.endpoint
         if any(place.endpoint == current for place in places):
-            return replace(care, roamed=None, followed=()) if care.roamed or care.followed else care
+            return replace(care, roamed=None) if care.roamed else care
         if current is not None and current not in care.given and self._live(care):
             if care.roamed != current:
                 self._say(
@@ -338,8 +339,9 @@ class _Round(Listening):
             elif care.step is not None or care.resume_at <= self.now:
                 return care
             named = tuple(place.endpoint for place in places)
-            if named == care.followed:  # tried for that reason already: the kernel did not take it
+            if named == care.followed:  # once for each set of addresses, even if the kernel takes none
                 return care
+            self.followed.add(peer.id)
             return replace(care, resume_at=self.now, rung=RUNG_INDEX["endpoint"], tried=(), followed=named)
         if care.step is not None or self.now < care.resume_at:
             return care
@@ -387,8 +389,7 @@ class _Round(Listening):
             return care
         spent = tuple(at for at in care.spent if self.now - at < HOUR)
         # What is spent does not keep the endpoint from addresses that the name has just moved to.
-        moved = care.resume_at == self.now and bool(care.followed)
-        if len(spent) >= tunnel.ladder.steps_per_hour and not moved:
+        if len(spent) >= tunnel.ladder.steps_per_hour and peer.id not in self.followed:
             return replace(care, spent=spent, resume_at=spent[0] + HOUR)
         care = replace(care, spent=spent)
         family = seen.endpoint.family if seen.endpoint else places[0].endpoint.family if places else 0
