@@ -30,7 +30,7 @@ HARMLESS = """
 OWNERS = {
     "pyroute2": r"wgrouter\.ports\.(_\w+|kernel|wireguard|conntrack)",
     "dns": r"wgrouter\.ports\.nameserver",
-    "paho": r"wgrouter\.ports\._broker_session",
+    "paho": r"wgrouter\.(ports\._broker_session|fleet\.link)",
     "ubus": r"wgrouter\.ports\.bus",
 }
 
@@ -74,6 +74,10 @@ def top(name: str) -> str:
 CORE, CONFIG, PORTS, SHELL = "wgrouter.core", "wgrouter.config", "wgrouter.ports", "wgrouter.shell"
 DAEMON, CLI = "wgrouter.daemon", "wgrouter.cli"
 MQTT, REPORTING = "wgrouter.mqtt", "wgrouter.reporting"
+FLEET = "wgrouter.fleet"
+FLEET_PURE = [
+    f"{FLEET}.{name}" for name in ("messages", "ledger", "model", "verdict", "table", "view", "command")
+]
 
 
 def _ours_but(target: str, *parents: str) -> bool:
@@ -137,9 +141,26 @@ def _mqtt_impure(i: Import) -> bool:
 
 def _optional(i: Import) -> bool:
     """Something of the package wgrouter-mqtt, asked for where that may be missing."""
-    inner = inside(i.module, MQTT, REPORTING) or re.fullmatch(r"wgrouter\.ports\._?broker\w*", i.module)
+    inner = inside(i.module, MQTT, REPORTING, "wgrouter.fleet") or re.fullmatch(
+        r"wgrouter\.ports\._?broker\w*", i.module
+    )
     wanted = inside(i.target, MQTT, REPORTING) or re.fullmatch(r"wgrouter\.ports\._?broker\w*", i.target)
     return bool(wanted and not inner and not (i.lazy and inside(i.module, DAEMON, CLI)))
+
+
+def _fleet_entangled(i: Import) -> bool:
+    outward = inside(i.module, FLEET) and _ours_but(i.target, FLEET, MQTT, "wgrouter.render")
+    return outward or (
+        inside(i.target, FLEET) and not inside(i.module, FLEET) and not (i.module == CLI and i.lazy)
+    )
+
+
+def _fleet_impure(i: Import) -> bool:
+    return (
+        i.module in FLEET_PURE
+        and not ours(i.target)
+        and top(i.target) not in (*HARMLESS.split(), "unicodedata")
+    )
 
 
 def _cli_heavy(i: Import) -> bool:
@@ -231,6 +252,18 @@ RULES = (
         "the optional package is asked for inside a function",
         "wgrouter runs without wgrouter-mqtt: an import at the top of a module would end it there",
         _optional,
+    ),
+    Rule(
+        "fleet stands aside",
+        "it runs on an operator's machine and is in no package for routers: it shares the format of messages"
+        " with the agent and nothing else, and the agent must run without it",
+        _fleet_entangled,
+    ),
+    Rule(
+        "the fleet's model is pure",
+        "what an operator is told about a router is decided from messages and the time they came, so that "
+        "every verdict can be tested (unicodedata is a table)",
+        _fleet_impure,
     ),
     Rule(
         "cli is light",
@@ -373,6 +406,12 @@ BREAKING = [
         "def f():\n    import wgrouter.mqtt.topics",
         "the optional package is asked for inside a function",
     ),
+    ("fleet/main.py", "from wgrouter.core import engine", "fleet stands aside"),
+    ("fleet/main.py", "from wgrouter.ports import broker", "fleet stands aside"),
+    ("cli.py", "from wgrouter.fleet import main", "fleet stands aside"),
+    ("daemon.py", "def run():\n    import wgrouter.fleet.main", "fleet stands aside"),
+    ("fleet/model.py", "import time", "the fleet's model is pure"),
+    ("fleet/screen.py", "import paho.mqtt.client", "one owner for each library"),
     ("daemon.py", "import paho.mqtt.client", "one owner for each library"),
     ("ports/nft.py", "import requests", "no library but those a router has"),
 ]
@@ -400,6 +439,9 @@ KEEPING = [
     ("daemon.py", "def start():\n    from wgrouter import reporting"),
     ("reporting.py", "from wgrouter.ports import broker\nfrom wgrouter.mqtt import topics"),
     ("ports/_broker_session.py", "import paho.mqtt.client\nfrom wgrouter.core import model"),
+    ("fleet/link.py", "import paho.mqtt.client\nimport threading"),
+    ("fleet/main.py", "from wgrouter.mqtt import topics\nfrom wgrouter import render\nfrom . import model"),
+    ("cli.py", "def run():\n    from wgrouter.fleet.main import main"),
 ]
 
 
@@ -409,7 +451,7 @@ def tree(root: Path, name: str, source: str) -> Path:
     modules = """
         core/model core/messages core/settings config/load config/uci daemon cli
         ports/kernel ports/nft ports/bus ports/_netlink shell/actor shell/reactor shell/journal
-        ports/broker mqtt/topics reporting
+        ports/broker mqtt/topics reporting fleet/main fleet/model render
     """
     for module in modules.split():
         path = package / f"{module}.py"

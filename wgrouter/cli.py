@@ -160,6 +160,16 @@ def _switch_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _fleet_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "wgrouter fleet watch|send …"
+    parser.description = (
+        "Watches and commands all routers of an MQTT broker: for an operator's machine, where this\n"
+        "repository and paho-mqtt are (apt install python3-paho-mqtt). No router has it. See\n"
+        "`wgrouter fleet watch --help`, `wgrouter fleet send --help` and docs/fleet.md."
+    )
+    parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+
+
 def _count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 0 < int(text[:9]) <= 1_000_000:
         raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 1 to 1000000")
@@ -409,6 +419,17 @@ def _reload(options: argparse.Namespace) -> int:
     return OK if data.get("taken", True) else PROBLEMS
 
 
+def _fleet(options: argparse.Namespace) -> int:
+    try:
+        from wgrouter.fleet.main import main as fleet
+    except ModuleNotFoundError as error:
+        if not str(error.name).startswith("wgrouter."):
+            raise
+        raise Failure("fleet is for an operator's machine: it is not part of a router's packages") from None
+    asked = ["--json"] if getattr(options, "json", False) else []
+    return fleet([*options.words, *asked])
+
+
 def _as_data(value: Any) -> dict[str, Any]:
     """The fields of a small dataclass as JSON-ready data."""
     from dataclasses import fields
@@ -441,4 +462,5 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str, Describe]] =
     "switch": (_switch, "choose a WAN by hand", _switch_arguments),
     "refresh": (_refresh, "look at everything and resolve every name now", _no_arguments),
     "reload": (_reload, "read the configuration again", _no_arguments),
+    "fleet": (_fleet, "watch and command many routers, from an operator's machine", _fleet_arguments),
 }
