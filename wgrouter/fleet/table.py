@@ -85,10 +85,11 @@ _ORDER: Mapping[str, Callable[[Row], Any]] = {
 
 def _row(fleet: Fleet, router: Router, now: float, departures: Sequence[float]) -> Row:
     state = router.state
-    judged = verdict.judge(fleet, router, now, departures)
+    detours = verdict.detours(router)
+    judged = verdict.judge(fleet, router, now, departures, detours)
     if state is None:
         return Row(router, judged, "-", False, 0, 0, router.changed)
-    left = {family: old for family, old, _ in verdict.detours(router)}
+    left = {family: old for family, old, _ in detours}
     shown = {
         family: f"{wan or 'none'} ← {left[family]}" if family in left else wan or "none"
         for family, wan in state.active.items()

@@ -38,6 +38,8 @@ RECENT = 900.0  # seconds that a restart or an outage is worth a remark
 WORKING = ("up", "unproven", "degraded")
 DEAD = ("dead", "unseen")
 
+Detour = tuple[str, str, str]  # family, WAN that was left, WAN that carries now
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -54,15 +56,23 @@ class Verdict:
         return STATUSES[self.status][1]
 
 
-def judge(fleet: Fleet, router: Router, now: float, departures: Sequence[float] = ()) -> Verdict:
-    """`departures` are the times at which routers were seen to go offline, ascending (see `departed`)."""
+def judge(
+    fleet: Fleet,
+    router: Router,
+    now: float,
+    departures: Sequence[float] = (),
+    found: Sequence[Detour] | None = None,
+) -> Verdict:
+    """`departures` are the times at which routers were seen to go offline, ascending (see `departed`);
+    `found` are its detours, if they are known already.
+    """
     if router.online is False:
         return _gone(fleet, router, now, departures)
     if router.online is None:
         return Verdict("unknown", "nothing says whether it is online")
     if quiet := _quiet(fleet, router, now):
         return Verdict("silent", quiet)
-    status, because = _present(router)
+    status, because = _present(router, detours(router) if found is None else found)
     remarks = "; ".join(part for part in (because, *_remarks(router, now)) if part)
     return Verdict(status, remarks)
 
@@ -138,14 +148,13 @@ def _quiet(fleet: Fleet, router: Router, now: float) -> str:
 # ---------------------------------------------------------------- here
 
 
-def _present(router: Router) -> tuple[str, str]:
+def _present(router: Router, found: Sequence[Detour]) -> tuple[str, str]:
     state = router.state
     if state is None:
         return "online", "no state yet"
     worst = f"{state.worst.subject}: {state.worst.text}" if state.worst else ""
     if state.active and not any(state.active.values()):
         return "no uplink", worst or "no WAN carries anything"
-    found = detours(router)
     if found:
         family, old, new = found[0]
         why = router.move_cause if router.moved.get(family) == (old, new) else _state_of(router, old)
@@ -161,8 +170,8 @@ def _present(router: Router) -> tuple[str, str]:
     return "online", f"{state.manual} is chosen by hand" if state.manual else ""
 
 
-def detours(router: Router) -> list[tuple[str, str, str]]:
-    """(family, WAN that was left, WAN that carries now), of each family that is not on its usual WAN.
+def detours(router: Router) -> list[Detour]:
+    """Of each family that is not on its usual WAN.
 
     Known from the event; of a failover before we looked from the WANs that come first and do not work.
     """
