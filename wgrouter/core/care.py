@@ -114,6 +114,8 @@ class TunnelMemory:
     probe_ids: int = 1  # odd numbers are ours
     wake: Instant = LONG_AGO
     detours: Mapping[str, Detour] = field(default_factory=dict)  # by device
+    wakes: Mapping[PeerId, Instant] = field(default_factory=dict)  # when each peer has something to do
+    families: tuple[int, ...] = ()  # that were reachable
 
 
 Memory = TunnelMemory  # the journal tells values apart by the name of their class
@@ -134,6 +136,7 @@ class Outlook:
     network_changed: bool = False  # since the last step: back-offs end
     rerouted: frozenset[str] = frozenset()  # devices whose outer path changed: set endpoints again
     enabled: bool = True  # else nothing is done, and nothing will be
+    news: frozenset[str] = frozenset()  # hosts of which this step brought something new
     # WANs by which a device's outer packets of a family can go, the usual one first; none: not ours to say
     ways: Callable[[str, int], tuple[str, ...]] = _nowhere
 

@@ -51,6 +51,7 @@ from wgrouter.core.settings import HostPort, Peer, Settings
 from wgrouter.core.uplink import UplinkMemory
 
 NET_LOOK = 30.0  # seconds between looks at the network that no hint asked for
+HINTED = {"rtnetlink": (NET, NAMESERVERS), "nftables": (NFT,)}  # what to look at; else at everything
 RECENT = 64  # findings kept for `status`
 
 
@@ -73,6 +74,7 @@ class State:
     world: World = World()
     exits: tuple[outlook.Exit, ...] = ()  # of this World and these settings, as are the servers: reading them
     servers: tuple[Nameserver, ...] = ()  # anew at each step was half of the agent's CPU time
+    wanted: tuple[WantedName, ...] = ()  # by the settings
     links: LinkMemory = LinkMemory()
     uplink: UplinkMemory = UplinkMemory()
     names: NameMemory = NameMemory()
@@ -83,6 +85,7 @@ class State:
     )  # of the tunnels' outer paths, as last acted upon
     neighbours: tuple[str, ...] = ()  # told of
     failing: Mapping[str, str] = field(default_factory=dict)  # effect → reason, told of
+    asked: tuple[Effect, ...] = ()  # of the routing since the World was last seen: it cannot show them yet
     net_look_at: Instant = 0.0
     recent: tuple[Told, ...] = ()
     news: NewsMemory = NewsMemory()
@@ -121,11 +124,15 @@ def wanted_names(peers: tuple[Peer, ...]) -> tuple[WantedName, ...]:
 
 
 def outlook_of(
-    state: State, now: Instant, changed: bool = False, rerouted: frozenset[str] = frozenset()
+    state: State,
+    now: Instant,
+    changed: bool = False,
+    rerouted: frozenset[str] = frozenset(),
+    news: frozenset[str] = frozenset(),
 ) -> care.Outlook:
     """What the tunnels may know of names and routes."""
     memory = state.names
-    services = {name.host for name in wanted_names(state.settings.peers()) if name.srv}
+    services = {name.host for name in state.wanted if name.srv}
 
     def resolved(place: HostPort) -> tuple[Endpoint, ...]:
         name = names.look_up(memory, place.host, srv=place.host in services)
@@ -144,7 +151,7 @@ def outlook_of(
         return routing.ways(state.world, uplinks, choices, state.settings, device, family)
 
     reachable, enabled = outlook.reachable(state.exits), state.settings.enabled
-    return care.Outlook(resolved, settled, trouble, reachable, changed, rerouted, enabled, ways)
+    return care.Outlook(resolved, settled, trouble, reachable, changed, rerouted, enabled, news, ways)
 
 
 def wanted_of(state: State) -> routing.Wanted:
@@ -231,7 +238,8 @@ def _taken_in(
     if isinstance(event, Configured):
         settings = event.settings
         state = replace(state, settings=settings, seed=event.seed or state.seed, configured=True)
-        wanted = names.configure(state.names, wanted_names(settings.peers()), context_of(state, now))
+        state = replace(state, wanted=wanted_names(settings.peers()))
+        wanted = names.configure(state.names, state.wanted, context_of(state, now))
         effects.append(Look((*EVERYTHING, NFT)))
         counts: dict[str, str | int | float] = {
             "tunnels": len(settings.tunnels),
@@ -257,8 +265,7 @@ def _taken_in(
             findings.append(Finding(why, "", {"now": "a time before this program was made"}))
         return replace(state, world=world)
     if isinstance(event, Hinted):
-        parts = (NET, NAMESERVERS) if event.source == "rtnetlink" else EVERYTHING
-        effects.append(Look(parts))
+        effects.append(Look(HINTED.get(event.source, EVERYTHING)))
     elif isinstance(event, Failed):
         if event.errno == ECANCELED:  # never begun: what failed before it is told
             return state
@@ -319,8 +326,12 @@ def _routed(
         return state
     wanted = wanted_of(state)
     outstanding = plan.plan(wanted, state.world, state.settings)
-    effects += outstanding
-    if isinstance(event, Observed) and event.net is not None:
+    fresh = isinstance(event, Observed) and event.net is not None
+    asked = () if fresh else state.asked
+    new = tuple(effect for effect in outstanding if effect not in asked)
+    effects += new
+    state = replace(state, asked=asked + new)
+    if fresh:
         settled = uplink.settle(state.uplink, outstanding, wanted, uplinks, now)
         effects += settled.effects
         findings += settled.findings
@@ -343,11 +354,14 @@ def _tunnels(
 ) -> State:
     """Names first, since tunnels act on answers; then once more for the names that the tunnels want anew."""
     context, servers = context_of(state, now), state.servers
-    asked = names.step(state.names, event, context, servers)
+    known = state.names
+    asked = names.step(known, event, context, servers)
     state = replace(state, names=asked.memory)
     effects += asked.effects
     findings += asked.findings
-    turn = tunnels.step(state.tunnels, event, context, outlook_of(state, now, changed, rerouted), before)
+    news = names.news(known, asked.memory, state.wanted)
+    seen = outlook_of(state, now, changed, rerouted, news)
+    turn = tunnels.step(state.tunnels, event, context, seen, before)
     effects += turn.effects
     findings += turn.findings
     state = replace(state, tunnels=turn.memory)

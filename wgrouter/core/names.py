@@ -141,6 +141,19 @@ def look_up(memory: Memory, host: str, *, srv: bool = False, now: Instant | None
     return name
 
 
+def news(before: Memory, after: Memory, wanted: Iterable[Wanted]) -> frozenset[str]:
+    """The hosts, as they are written in `wanted`, of which something else is known than before."""
+    if before is after:
+        return frozenset()
+    old = before.entries
+    changed = {
+        key for key, entry in after.entries.items() if key not in old or old[key].name is not entry.name
+    }
+    if not changed:
+        return frozenset()
+    return frozenset(want.host for want in wanted if key_of(_canonical(want.host), want.srv) in changed)
+
+
 def hurry(memory: Memory, host: str, now: Instant) -> Memory:
     """Look a name up again as soon as is decent: while it resolves once in ttl_min, else once in 2 s."""
     for srv in (False, True):

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from wgrouter.core import detours, liveness
+from wgrouter.core import concerns, detours, liveness
 from wgrouter.core.care import Attempt, Care, Memory, Outlook, TunnelsTurn, afresh, closed, failed, remember
 from wgrouter.core.findings import Finding, Rejected, Why
 from wgrouter.core.jitter import spread
@@ -84,23 +84,9 @@ def step(
         if not context.settings.enabled:  # nothing under way is seen through
             kept = {id_: Care(care.pulse, care.given, attempts=care.attempts) for id_, care in kept.items()}
         memory = replace(memory, peers=kept, wake=context.now)
-    concerned = _concerns(memory, event, context.now, outlook)
-    if not concerned:
+    if not concerns.anyone(memory, event, context.now, outlook):
         return TunnelsTurn(memory)
     return _Round(memory, event, context, outlook, before).run()
-
-
-def _concerns(memory: Memory, event: Event, now: Instant, outlook: Outlook) -> bool:
-    if isinstance(event, (Replied, Unsent)):
-        return event.id % 2 == 1 or now >= memory.wake
-    if isinstance(event, Observed):
-        return (
-            event.wireguard is not None
-            or outlook.network_changed
-            or bool(outlook.rerouted)
-            or now >= memory.wake
-        )
-    return True
 
 
 class _Round(Listening):
@@ -128,21 +114,25 @@ class _Round(Listening):
 
     def run(self) -> TunnelsTurn:
         self.findings += detours.due(self.detours, self.outlook.ways, self.now)
-        if self.devices is not None:
-            for tunnel in self.context.settings.tunnels:
-                for peer in tunnel.peers:
-                    self.cares[peer.id] = self._peer(tunnel, peer, self.cares[peer.id])
+        everyone = concerns.everyone(self.memory, self.event, self.outlook)
+        wakes: dict[PeerId, Instant] = {} if everyone else dict(self.memory.wakes)
+        for tunnel in self.context.settings.tunnels if self.devices is not None else ():
+            for peer in tunnel.peers:
+                care, wake = self.cares[peer.id], wakes.get(peer.id, LONG_AGO)
+                if everyone or wake <= self.now or concerns.one(peer, care, self.event, self.outlook):
+                    self.cares[peer.id] = self._peer(tunnel, peer, care)
+                    wakes[peer.id] = self._wake(peer)
         trying = (id_ for id_, care in self.cares.items() if care.step and care.step.rung == OTHER_WAN)
         detours.unproven(self.detours, frozenset(device for device, _ in trying))
         if self.detours != self.memory.detours:  # the way is made of what a look shows
             self.effects.append(Look((NET, WIREGUARD)))
         look_at = self._look()
-        wake = min(
-            (self._wake(tunnel, peer) for tunnel in self.context.settings.tunnels for peer in tunnel.peers),
-            default=NEVER,
+        ends = (detour.until for detour in self.detours.values() if detour.until > self.now)
+        wake = min((look_at, *ends, *wakes.values()))
+        families = tuple(sorted(self.outlook.reachable))
+        memory = Memory(
+            self.cares, look_at, self.restarts, self.probe_ids, wake, self.detours, wakes, families
         )
-        wake = min(wake, look_at, *(d.until for d in self.detours.values() if d.until > self.now))
-        memory = Memory(self.cares, look_at, self.restarts, self.probe_ids, wake, self.detours)
         return TunnelsTurn(
             memory, tuple(self.effects), tuple(self.findings), tuple(dict.fromkeys(self.hurry))
         )
@@ -171,11 +161,12 @@ class _Round(Listening):
             return WATCHFUL_LOOK  # before doubt, which would else be of our not having looked
         return self.context.settings.look_interval
 
-    def _wake(self, tunnel: Tunnel, peer: Peer) -> Instant:
+    def _wake(self, peer: Peer) -> Instant:
         care = self.cares[peer.id]
         moments = [
             liveness.next_change(care.pulse, self.now),
             care.deadline,
+            care.resume_at,
             care.return_at,
             care.trial_until,
         ]
@@ -183,8 +174,6 @@ class _Round(Listening):
             moments.append(care.probe_at + liveness.PROBE_TIMEOUT)
         if self._probes(peer, care):
             moments.append(self._probe_due(peer, care))
-        if care.pulse.state == DEAD and care.step is None and not care.frozen and peer.endpoints:
-            moments.append(care.resume_at)
         return min((moment for moment in moments if moment > self.now), default=NEVER)
 
     # ------------------------------------------------------------ one peer
