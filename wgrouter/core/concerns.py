@@ -1,7 +1,7 @@
 """Which peers a step of the tunnels machine is about.
 
-Most steps are about one peer or none, and working on all of them each time makes the cost grow with the square
-of the peers: 250 of them took more than a whole core.
+Most steps are about one peer or none, and working on all of them each time makes the cost grow with the
+square of the peers: 250 of them took more than a whole core.
 """
 
 from __future__ import annotations
