@@ -17,6 +17,7 @@ from typing import Any
 import wgrouter
 from wgrouter.config import load
 from wgrouter.core import messages, report
+from wgrouter.core.balance import TABLE
 from wgrouter.core.engine import Engine
 from wgrouter.core.findings import Finding, Why
 from wgrouter.core.messages import Commanded, Configured, Event, Failed, Hinted, Look, Observed, Stopping
@@ -24,7 +25,7 @@ from wgrouter.core.model import INTERFACES, NAMESERVERS, NET, NFT, WIREGUARD, In
 from wgrouter.core.settings import Mqtt, Settings
 from wgrouter.ports import bus, control, resolvconf
 from wgrouter.ports.conntrack import Conntrack
-from wgrouter.ports.doorbell import Doorbell
+from wgrouter.ports.doorbell import Doorbell, TableBell
 from wgrouter.ports.hooks import Hooks
 from wgrouter.ports.kernel import Kernel
 from wgrouter.ports.nameserver import Nameservers
@@ -97,7 +98,7 @@ class _Agent:
         self.hooks = Hooks(reactor, self.say, root=root)
         self.bus = bus.Bus(reactor, self.answer, self.say, refusals=(control.Refused,), on_fault=self.fault)
         self.control = control.Control(reactor, socket, self.answer, on_fault=self.fault)
-        self.doorbell = Doorbell()
+        self.doorbell, self.table_bell = Doorbell(), TableBell(TABLE.split()[1])
         self.actor = Actor(reactor, self.table(), on_slow=self.slow)
         self.journal = Journal(self.engine.state, self.started, entries=settings.journal_entries)
         self.problems: list[str] = []
@@ -136,6 +137,7 @@ class _Agent:
                 file = open(journal, "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115 — until the end
                 self.journal.tee(lambda line: _line(file, line), lambda error: self.fault(error))
             reactor.watch(self.doorbell.fileno(), self.ring)
+            reactor.watch(self.table_bell.fileno(), self.ring_nft)
             reactor.on_signal(signal.SIGHUP, self.reload)
             reactor.on_signal(signal.SIGUSR1, self.dump)
             if os.environ.get("WGROUTER_JAILED"):
@@ -207,6 +209,10 @@ class _Agent:
         reactor.watch(fd, ended)
         if os.getppid() != parent:
             ended()
+
+    def ring_nft(self) -> None:
+        if self.table_bell.drain():
+            self.reactor.post(Hinted("nftables"))
 
     def ring(self) -> None:
         if self.doorbell.drain():

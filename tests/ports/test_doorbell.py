@@ -10,7 +10,7 @@ import pytest
 
 from tests.ports.netns import Namespace, namespace
 from wgrouter.core.model import Hop, Route, Rule
-from wgrouter.ports.doorbell import Doorbell
+from wgrouter.ports.doorbell import Doorbell, TableBell
 from wgrouter.ports.kernel import Kernel
 
 pytestmark = pytest.mark.lab
@@ -80,6 +80,39 @@ def test_it_does_not_ring_for_noise(ns: Namespace, bell: Doorbell, command: str)
     settled(bell)
     ns.batch(*(command.format(n=n) for n in range(2, 200)))
     assert not rings(bell, 0.2)
+
+
+@pytest.fixture
+def table(ns: Namespace) -> Iterator[TableBell]:
+    ns.run("nft", "add", "table", "inet", "ours")
+    ns.run("nft", "add", "chain", "inet", "ours", "c")
+    ns.run("nft", "add", "rule", "inet", "ours", "c", "accept")
+    ns.run("nft", "add", "set", "inet", "ours", "s", "{ type ipv4_addr; }")
+    ns.run("nft", "add", "table", "inet", "others")
+    with ns.inside():
+        made = TableBell("ours")
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("command", "rung"),
+    [
+        ("delete table inet ours", True),
+        ("flush ruleset", True),
+        ("flush chain inet ours c", True),
+        ("delete table inet others", False),
+        ("add element inet ours s { 10.0.0.1 }", False),
+        ("add rule inet ours c drop", False),
+    ],
+)
+def test_what_is_taken_out_of_our_table_rings(
+    ns: Namespace, table: TableBell, command: str, rung: bool
+) -> None:
+    assert not table.drain()
+    ns.run("nft", *command.split())
+    assert table.drain() is rung
+    assert not table.drain()
 
 
 def test_a_lost_notice_rings(ns: Namespace, bell: Doorbell) -> None:

@@ -48,7 +48,7 @@ class Hinted:
     never believed.
     """
 
-    source: str  # "rtnetlink" | "hotplug" | "ubus" | "signal" | "command"
+    source: str  # "rtnetlink" | "nftables" | "hotplug" | "ubus" | "signal" | "command"
     interface: str = ""
     action: str = ""
 

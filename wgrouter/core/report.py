@@ -72,7 +72,7 @@ def _wans(state: engine.State, now: Instant) -> list[dict[str, Any]]:
                 "gateway": path.gateway,
                 "carrier": path.carrier,
                 "active": active,
-                "why": choice.reason if active and choice else "",
+                "why": _why(link, choice, active),
                 "targets": _targets(state, link, now),
             }
         )
@@ -80,6 +80,13 @@ def _wans(state: engine.State, now: Instant) -> list[dict[str, Any]]:
         if not wan.enabled:
             rows.append({"name": wan.name, "family": wan.families[0], "state": DISABLED})
     return rows
+
+
+def _why(link: links.Uplink, choice: uplink.Choice | None, active: bool) -> str:
+    """Why this WAN carries what follows no rule, or why another one does."""
+    if choice is None or active:
+        return choice.reason if choice else ""
+    return next((r.reason for r in choice.rejected if r.what == link.path.wan), link.evidence)
 
 
 def _shares(state: engine.State) -> dict[tuple[str, int], int]:
