@@ -1,7 +1,7 @@
 """What a test of the fleet runs on this machine: a mosquitto of its own, a publisher, and a terminal.
 
-`Terminal` is a pseudo-terminal with a terminal emulator behind it (pyte), in which the real command runs: what
-it shows is what a person would see.
+`Terminal` is a pseudo-terminal with a terminal emulator behind it (pyte), in which the real command runs:
+what it shows is what a person would see.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def free_port() -> int:
 
 
 class Mosquitto:
-    """A real broker on a port of 127.0.0.1, for everybody and without TLS; `more` is added to its settings."""
+    """A real broker on a port of 127.0.0.1, for everybody, without TLS; `more` is added to its settings."""
 
     def __init__(self, more: str = "") -> None:
         self.port = free_port()

@@ -11,13 +11,18 @@ GAPS_MAX = 32  # of one life; the oldest are only counted then
 class Ledger:
     """`last` is the highest number accounted for, None while nothing is expected."""
 
-    __slots__ = ("_forgotten", "dropped", "gaps", "last")
+    __slots__ = ("_forgotten", "_highest", "_sure", "dropped", "gaps")
 
-    def __init__(self) -> None:
-        self.last: int | None = None
+    def __init__(self, last: int | None = None) -> None:
+        self._highest = last or 0
+        self._sure = last is not None
         self.gaps: list[tuple[int, int]] = []  # first and last number, ascending
         self.dropped = 0  # by the router, which said so
         self._forgotten = 0
+
+    @property
+    def last(self) -> int | None:
+        return self._highest if self._sure else None
 
     @property
     def missing(self) -> int:
@@ -36,26 +41,22 @@ class Ledger:
 
     def due(self, number: int) -> None:
         """All events up to this number should have come by now."""
-        if self.last is None:
-            self.last = number
-        elif number > self.last:
-            self._gap(self.last + 1, number)
-            self.last = number
+        self._reach(number + 1, number)
 
     def unsure(self) -> None:
         """We were away: whatever comes next, the step to it is no gap."""
-        self.last = None
+        self._sure = False
 
     def _cover(self, first: int, last: int) -> None:
-        known = self.last
-        if known is None:
-            self.last = last
-        elif last > known:
-            if first > known + 1:
-                self._gap(known + 1, first - 1)
-            self.last = last
+        self._reach(first, last)
         if self.gaps:
             self.gaps = [piece for gap in self.gaps for piece in _without(gap, first, last)]
+
+    def _reach(self, first: int, last: int) -> None:
+        """Numbers up to `last` exist; those from `first` on are accounted for."""
+        if self._sure and first > self._highest + 1:
+            self._gap(self._highest + 1, first - 1)
+        self._highest, self._sure = max(self._highest, last), True
 
     def _gap(self, first: int, last: int) -> None:
         self.gaps.append((first, last))

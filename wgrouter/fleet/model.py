@@ -304,9 +304,9 @@ class Fleet:
     def _ledger(self, router: Router, boot: str) -> Ledger:
         ledger = router.ledgers.get(boot)
         if ledger is None:
-            ledger = router.ledgers[boot] = Ledger()
-            if router.boot and self.link_up and boot == router.boot and len(router.ledgers) > 1:
-                ledger.last = 0  # we saw the life before it end, so this one is heard from its first event
+            # Of a life that began before our eyes every event is heard, from the first one on.
+            from_birth = self.link_up and boot == router.boot and bool(router.ledgers)
+            ledger = router.ledgers[boot] = Ledger(0 if from_birth else None)
             while len(router.ledgers) > LEDGERS_MAX:
                 oldest = next(key for key in router.ledgers if key not in (boot, router.boot))
                 del router.ledgers[oldest]
