@@ -21,8 +21,8 @@ MAX_LINES = 500
 # What pure code may use: values and functions of values. Nothing here reads a clock, a file, a socket or
 # chance.
 HARMLESS = """
-    __future__ abc base64 binascii bisect collections contextlib copy dataclasses enum fractions functools
-    hashlib heapq ipaddress itertools json math operator re statistics string struct textwrap types typing
+    __future__ abc base64 binascii bisect collections contextlib copy dataclasses enum errno fractions
+    functools hashlib heapq ipaddress itertools json math operator re statistics string struct textwrap types typing
     zlib
 """
 

@@ -306,7 +306,7 @@ def test_check_without_problems(tmp_path: Path, capsys: Captured) -> None:
 
 
 def test_check_is_one_for_any_problem(tmp_path: Path, capsys: Captured) -> None:
-    """A warning is a problem too: `wgrouter check && …` goes on with a configuration that says what it means."""
+    """A warning is a problem too: `wgrouter check && …` goes on with a file that says what it means."""
     (tmp_path / "wgrouter").write_text("config routing 'routing'\n\toption mark_mask '0x3f00'\n")
     (tmp_path / "network").write_text("")
     assert cli.main(["check", "--json", "--confdir", str(tmp_path)]) == 1
