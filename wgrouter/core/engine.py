@@ -52,7 +52,6 @@ from wgrouter.core.uplink import UplinkMemory
 
 NET_LOOK = 30.0  # seconds between looks at the network that no hint asked for
 HINTED = {"rtnetlink": (NET, NAMESERVERS), "nftables": (NFT,)}  # what to look at; else at everything
-HINTED = {"rtnetlink": (NET, NAMESERVERS), "nftables": (NFT,)}  # what to look at; else at everything
 RECENT = 64  # findings kept for `status`
 
 

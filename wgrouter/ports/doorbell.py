@@ -1,5 +1,5 @@
-"""The doorbell: the kernel's notices that a link, address, route, rule or our nft table changed, without their
-contents.
+"""The doorbell: the kernel's notices that a link, address, route, rule or our nft table changed, without what
+they tell.
 
 Touches multicast sockets of the network namespace it was made in. A notice says "look again" and nothing
 else: what it tells may be out of date when it is read, and notices get lost when many come at once
@@ -87,9 +87,9 @@ class TableBell:
         at = 0
         while at + HEADER.size <= len(notices):
             length, kind, _, _, _ = HEADER.unpack_from(notices, at)
-            if kind >> 8 == NFNL_SUBSYS_NFTABLES and kind & 0xFF in NFT_TAKEN:
-                if self._needle in notices[at : at + length]:
-                    return True
+            taken = kind >> 8 == NFNL_SUBSYS_NFTABLES and kind & 0xFF in NFT_TAKEN
+            if taken and self._needle in notices[at : at + length]:
+                return True
             at += max(HEADER.size, (length + 3) & ~3)
         return False
 
