@@ -192,7 +192,7 @@ class View:
             order = f"{self.sort}{' reversed' if self.reverse else ''}"
             sought = f"  filter: {self.sought}" if self.sought else ""
             foot = self._foot(f"? help  / filter  s sort ({order})  Enter details  q quit{sought}")
-        return [*lines[: height - 1], foot], at
+        return [*lines[: height - 1], foot], at if at < height - 1 else -1
 
     def _foot(self, text: str) -> Line:
         return ((text, "dim"),)
