@@ -18,7 +18,9 @@ from wgrouter.core.messages import (
     ForgetFlows,
     Look,
     Observed,
+    Probe,
     RemoveNft,
+    Replied,
     SetFwmark,
     Step,
     Woke,
@@ -89,6 +91,18 @@ def test_the_nft_table_is_read_after_it_was_written_and_now_and_then(engine: Eng
     assert RemoveNft() not in step.effects
     assert changes(step) and WIREGUARD in parts(step) and NFT not in parts(step)
     assert NFT in parts(engine.handle(Woke(), 2.1 + NET_LOOK))
+
+
+def test_what_was_asked_is_not_asked_again_before_the_kernel_is_seen(engine: Engine) -> None:
+    """Every decision plans; the World that it plans for cannot show yet what the last one did."""
+    step = engine.handle(Observed(NET, SEEN, (), nft=""), 2.0)
+    rules = [effect for effect in step.effects if isinstance(effect, AddRule)]
+    probe = next(effect for effect in step.effects if isinstance(effect, Probe) and effect.device == "eth1")
+    step = engine.handle(Replied(probe.id, 0.01), 2.01)
+    assert Why.WAN_UP in whys(step)
+    assert not [effect for effect in step.effects if effect in rules]
+    step = engine.handle(Observed(NET, SEEN), 2.02)
+    assert [effect for effect in step.effects if effect in rules], "the kernel has not taken them"
 
 
 def test_switched_off_what_is_ours_goes_and_nothing_comes(engine: Engine) -> None:
