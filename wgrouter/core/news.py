@@ -114,7 +114,6 @@ def _word(paths: list[Uplink]) -> str:
 
 
 # ---------------------------------------------------------------- peers
-# ---------------------------------------------------------------- peers
 
 
 def _peers(context: Context, findings: Iterable[Finding], cares: Mapping[PeerId, Care]) -> Iterator[RunHook]:
