@@ -314,6 +314,12 @@ def test_check_is_one_for_any_problem(tmp_path: Path, capsys: Captured) -> None:
     assert problem["severity"] == "warning"
 
 
+def test_check_tells_of_a_missing_network_file_and_is_content(tmp_path: Path, capsys: Captured) -> None:
+    (tmp_path / "wgrouter").write_text("config wgrouter 'main'\n")
+    assert cli.main(["check", "--confdir", str(tmp_path)]) == 0
+    assert "no tunnel is known" in capsys.readouterr().out
+
+
 def test_check_looks_where_libuci_does(tmp_path: Path, capsys: Captured) -> None:
     """A file in /var/run/uci comes before that in /etc/config, unless --confdir names a place."""
     for place, priority in (("var/run/uci", "abc"), ("etc/config", "10")):
