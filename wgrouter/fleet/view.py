@@ -164,10 +164,8 @@ class View:
             everything = table.detail(self.fleet, router, now, clock, total)
             self.page = max(height - 1, 1)
             self.top = max(0, min(self.top, len(everything) - self.page))
-            return [
-                *everything[self.top : self.top + self.page],
-                self._foot("Esc back  ↑↓ scroll  q back"),
-            ], -1
+            shown = everything[self.top : self.top + self.page]
+            return [*shown, self._foot("Esc back  ↑↓ scroll  q back")][:height], -1
         if self.mode == HELP:
             texts: list[Line] = [((f"  {keys:<24}", "bold"), (words, "")) for keys, words in HELP_LINES]
             return texts[:height], -1
