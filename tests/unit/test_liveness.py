@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -52,12 +53,30 @@ def test_silence_after_asking_is_death_and_only_life_ends_it() -> None:
     asked = liveness.observe(
         liveness.first_look(FRESH, 0.0), FRESH, PeerSeen("key", handshake=(1, 0), tx_bytes=128), 5.0
     )
-    assert liveness.turn(asked, True, 7.9).state == ALIVE
-    assert liveness.turn(asked, True, 8.0).state == SUSPECT
-    assert liveness.turn(asked, True, 19.9).state == SUSPECT
+    assert liveness.turn(asked, True, 15.9).state == ALIVE  # a keepalive may answer yet
+    assert liveness.turn(asked, True, 16.0).state == SUSPECT
+    known = replace(asked, probe_answered=True)
+    assert liveness.turn(known, True, 7.9).state == ALIVE
+    assert liveness.turn(known, True, 8.0).state == SUSPECT
+    assert liveness.turn(known, True, 19.9).state == SUSPECT
     dead = liveness.turn(asked, True, 20.0)
     assert dead.state == DEAD
     assert liveness.turn(liveness.alive(dead, "handshake", 21.0), True, 21.0).state == ALIVE
+
+
+def test_life_in_spite_of_silent_probes_takes_their_meaning_away() -> None:
+    known = replace(liveness.first_look(FRESH, 0.0), probe_answered=True)
+    silent = known
+    for second in range(4):
+        silent = liveness.missed(silent, float(second))
+    assert liveness.turn(silent, True, 4.0).state == DEAD
+    assert liveness.turn(liveness.missed(known, 0.0), True, 1.0).state == SUSPECT
+    alive = liveness.alive(silent, "bytes received", 5.0)
+    assert not alive.probe_answered
+    for second in range(5, 9):
+        alive = liveness.missed(alive, float(second))
+    assert liveness.turn(replace(alive, state=ALIVE), True, 9.0).state == ALIVE
+    assert liveness.alive(liveness.missed(known, 0.0), "bytes received", 1.0).probe_answered
 
 
 def test_without_a_session_two_initiations_decide() -> None:

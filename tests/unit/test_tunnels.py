@@ -51,6 +51,9 @@ class Bench:
     enabled: bool = True
     ways: tuple[str, ...] = ()  # WANs, the usual one first
     working: frozenset[str] = frozenset()  # those that reach the peer; without any ways all do
+    pingable: bool = (
+        True  # else a firewall behind the peer drops probes, and WireGuard answers with a keepalive
+    )
     turned_back: int = 0  # so often WireGuard follows an answer back to the alternative endpoint
     now: float = 100.0
 
@@ -107,7 +110,9 @@ class Bench:
                 self.seen = replace(self.seen, endpoint=at(1, 51821) if back else effect.endpoint)
             elif isinstance(effect, Probe):
                 self.seen = replace(self.seen, tx_bytes=self.seen.tx_bytes + 128)
-                if self.session and self.reached():
+                if self.session and self.reached() and not self.pingable:
+                    self.kept_alive = min(self.kept_alive, self.now)
+                elif self.session and self.reached():
                     self.seen = replace(self.seen, rx_bytes=self.seen.rx_bytes + 128)
                     self.pending.append((self.now + 0.02, Replied(effect.id, 0.02)))
                 else:
@@ -189,6 +194,30 @@ def test_a_busy_peer_is_probed_once_to_learn_whether_it_answers() -> None:
         bench.seen = replace(bench.seen, rx_bytes=bench.seen.rx_bytes + 1280)
     assert bench.memory.peers[bench.peer.id].pulse.probe_answered
     assert len([effect for _, effect in bench.effects if isinstance(effect, Probe)]) == 1
+
+
+def test_a_peer_behind_a_firewall_is_not_doubted_for_its_silent_target() -> None:
+    """Its probes ask, and WireGuard's own keepalive answers ten seconds later: that is life enough."""
+    bench = Bench(pingable=False)
+    bench.run(600)
+    assert bench.said(Why.TUNNEL_SUSPECT) == bench.said(Why.TUNNEL_DEAD) == []
+    probes = [effect for _, effect in bench.effects if isinstance(effect, Probe)]
+    assert len(probes) <= 61  # one in ten seconds, never a burst
+    bench.alive = set()
+    begin = bench.now
+    while bench.state != liveness.DEAD:
+        bench.run(0.5)
+    assert bench.now - begin < 30
+
+
+def test_a_target_that_answers_no_more_is_told_from_a_dead_peer() -> None:
+    """Once it is taken for death; then the peer is known to live without answering."""
+    bench = Bench()
+    bench.run(60)
+    bench.pingable = False
+    bench.run(300)
+    assert len(bench.said(Why.TUNNEL_DEAD)) <= 1
+    assert bench.state == liveness.ALIVE
 
 
 def test_a_moved_name_is_followed_at_once_and_proven() -> None:

@@ -29,6 +29,9 @@ SILENCE: Seconds = KEEPALIVE_TIMEOUT + REKEY_TIMEOUT
 SILENCE_WITHOUT_SESSION: Seconds = REKEY_TIMEOUT + 2.0
 # Unanswered for this long: look closer, resolve the name, send a probe.
 DOUBT: Seconds = 3.0
+# The same where nothing is known to answer at once: what goes one way only (a log, a probe that a firewall
+# drops) is answered by a keepalive, and not sooner than KEEPALIVE_TIMEOUT.
+DOUBT_WITHOUT_PROBE: Seconds = KEEPALIVE_TIMEOUT + 1.0
 # One handshake retry and its answer: the least that proof may take after an endpoint was set.
 PROOF: Seconds = REKEY_TIMEOUT + 1.5
 
@@ -128,13 +131,22 @@ def _only_keepalives(sent: int) -> bool:
 
 
 def alive(pulse: Pulse, by: str, now: Instant) -> Pulse:
-    """Positive evidence: whatever was asked is answered."""
-    return replace(pulse, life_at=now, life_by=by, proven=True, asked_since=NEVER, initiations=0, misses=0)
+    """Positive evidence: whatever was asked is answered. If many probes were not, they tell nothing."""
+    answered = pulse.probe_answered and pulse.misses < PROBE_MISSES
+    return replace(
+        pulse, life_at=now, life_by=by, proven=True, asked_since=NEVER, initiations=0, misses=0,
+        probe_answered=answered,
+    )  # fmt: skip
 
 
 def missed(pulse: Pulse, sent_at: Instant) -> Pulse:
     """A probe that was sent at `sent_at` was not answered in time. The probe itself asked."""
     return replace(pulse, misses=pulse.misses + 1, asked_since=min(pulse.asked_since, sent_at))
+
+
+def doubt(pulse: Pulse) -> Seconds:
+    """How long silence after asking is no reason to look closer."""
+    return DOUBT if pulse.probe_answered else DOUBT_WITHOUT_PROBE
 
 
 def patience(pulse: Pulse) -> Seconds:
@@ -149,9 +161,10 @@ def signal(pulse: Pulse, present: bool, now: Instant) -> str:
     if pulse.asked_since != NEVER:
         if now - pulse.asked_since >= patience(pulse):
             return SILENT
-        if pulse.misses >= PROBE_MISSES and pulse.probe_answered:
+        misses = pulse.misses if pulse.probe_answered else 0
+        if misses >= PROBE_MISSES:
             return SILENT
-        return UNSURE if now - pulse.asked_since >= DOUBT or pulse.misses else _calm(pulse, now)
+        return UNSURE if now - pulse.asked_since >= doubt(pulse) or misses else _calm(pulse, now)
     return _calm(pulse, now)
 
 
@@ -171,7 +184,7 @@ def next_change(pulse: Pulse, now: Instant) -> Instant:
     """When, with no further evidence, the signal changes next (strictly ahead, NEVER for not at all)."""
     moments = []
     if pulse.asked_since != NEVER:
-        moments += [pulse.asked_since + DOUBT, pulse.asked_since + patience(pulse)]
+        moments += [pulse.asked_since + doubt(pulse), pulse.asked_since + patience(pulse)]
     elif pulse.state in (ALIVE, SUSPECT):
         moments.append(pulse.life_at + REJECT_AFTER_TIME)
     return min((moment for moment in moments if moment > now), default=NEVER)

@@ -123,7 +123,7 @@ class Listening:
             care.step is not None
             or care.trial_until != NEVER
             or care.pulse.state == SUSPECT
-            or care.pulse.misses
+            or (care.pulse.misses and care.pulse.probe_answered)
         ):
             return care.probe_at + liveness.PROBE_BURST
         seed, pulse = self.context.seed, care.pulse
