@@ -9,7 +9,8 @@ from zlib import crc32
 
 def unit(seed: str, *parts: object) -> float:
     """A number in [0, 1) that looks random across seeds and parts and is the same for the same ones."""
-    text = "\x1f".join((seed, *map(str, parts))).encode()
+    # A file of the user may hold bytes that are no UTF-8: read as lone surrogates (PEP 383).
+    text = "\x1f".join((seed, *map(str, parts))).encode("utf-8", "surrogatepass")
     # crc32 alone is linear: near inputs give near-related outputs; one multiplication (Knuth's constant)
     # spreads them.
     return ((crc32(text) * 2654435761) & 0xFFFFFFFF) / 4294967296.0
