@@ -45,7 +45,7 @@ build/kernel/.complete: tests/vm/kernel.sh | build/stamps/apt-vm
 
 # ---- checks and tests ---------------------------------------------------------------------------------------
 
-.PHONY: check test lab vm bench demo ipk format clean
+.PHONY: check test lab vm bench demo ipk mutants format clean
 check: setup ## style, types, architecture, generated files, language level, shell scripts (seconds)
 	@$(NEWEST)/bin/python -m tests.tools.check
 
@@ -66,6 +66,9 @@ demo: setup ## show one scenario as it happens: make demo SCENARIO=name
 
 ipk: ## build the package for opkg under build/
 	@python=$$(sh tests/tools/python.sh) && $$python package/build_ipk.py
+
+mutants: setup ## change wgrouter/core here and there and see whether the tests notice: make mutants ARGS=--all
+	$(NEWEST)/bin/python -m tests.tools.mutants $(ARGS)
 
 format: setup ## write the code as `check` wants it
 	$(NEWEST)/bin/python -m ruff check --fix-only --exit-zero wgrouter tests package
