@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from wgrouter.core import explain
-from wgrouter.core.care import Attempt, Care, Outlook
+from wgrouter.core.care import Attempt, Care, Detour, Outlook
 from wgrouter.core.findings import Rejected, Why
 from wgrouter.core.ladder import Place
 from wgrouter.core.liveness import ALIVE, DEAD, IDLE, NEW, SUSPECT, UNSEEN, Pulse
@@ -247,3 +247,18 @@ def test_surroundings_without_anything() -> None:
     assert told.evidence[-2:] == ("endpoint now none", "uplink: none")
     told = explain.explain(PEER, Care(), world(here=False), outlook(), (), 110.0)
     assert told.evidence == ("the device does not have this peer", "uplink: default route for IPv4/IPv6")
+
+
+def test_a_detour_is_evidence_and_its_end_comes_next() -> None:
+    care = pulse(ALIVE, return_at=500.0)
+
+    def told(detour: Detour | None) -> explain.Explanation:
+        return explain.explain(PEER, care, world(), outlook(), (Place(HERE, 0),), 110.0, detour)
+
+    way = Detour("wanb", "wan", 4, until=400.0, wait=300.0)
+    assert told(way).evidence[-1] == "outer packets go by wanb instead of wan"
+    assert told(way).next == explain.Next("go by wan again", 400.0)
+    assert told(replace(way, until=600.0)).next == explain.Next("try the preferred endpoint", 500.0)
+    for none in (None, replace(way, wan="")):
+        assert told(none).next == explain.Next("try the preferred endpoint", 500.0)
+        assert told(none).evidence[-1] == "uplink: default route for IPv4/IPv6"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from wgrouter.core import liveness
-from wgrouter.core.care import Care, Outlook
+from wgrouter.core.care import Care, Detour, Outlook
 from wgrouter.core.findings import Finding, Rejected, Why
 from wgrouter.core.ladder import LADDER, Place, names_of
 from wgrouter.core.model import NEVER, DeviceSeen, Instant, PeerSeen, World
@@ -39,13 +39,21 @@ class Explanation:
 
 
 def explain(
-    peer: Peer, care: Care, world: World, outlook: Outlook, places: tuple[Place, ...], now: Instant
+    peer: Peer,
+    care: Care,
+    world: World,
+    outlook: Outlook,
+    places: tuple[Place, ...],
+    now: Instant,
+    detour: Detour | None = None,
 ) -> Explanation:
-    """Why this peer is as it is."""
+    """Why this peer is as it is. `detour`: that of its device."""
     device = (world.wireguard or {}).get(peer.device)
     seen = device.peers.get(peer.public_key) if device else None
     cause = _cause(peer, care, world, outlook, places, device, seen)
     evidence = (*liveness.evidence(care.pulse, seen, now), *_surroundings(peer, outlook, places, seen))
+    if detour is not None and detour.wan:
+        evidence += (f"outer packets go by {detour.wan} instead of {detour.usual}",)
     tried = tuple(
         (attempt.at, attempt.action, attempt.result or "waiting for proof") for attempt in care.attempts
     )
@@ -55,7 +63,7 @@ def explain(
         cause,
         evidence,
         tried,
-        _next(peer, care, now) if outlook.enabled else None,
+        _next(peer, care, now, detour) if outlook.enabled else None,
         care.skipped,
     )
 
@@ -116,7 +124,7 @@ def _surroundings(
     return tuple(lines)
 
 
-def _next(peer: Peer, care: Care, now: Instant) -> Next | None:
+def _next(peer: Peer, care: Care, now: Instant, detour: Detour | None) -> Next | None:
     if care.trial_until != NEVER:
         return Next("proof of the preferred endpoint, or back", care.trial_until)
     if care.step is not None:
@@ -125,6 +133,9 @@ def _next(peer: Peer, care: Care, now: Instant) -> Next | None:
         return Next("the ladder, as soon as there is an uplink", NEVER)
     if care.pulse.state == liveness.DEAD and peer.endpoints:
         return Next(f"step {LADDER[min(care.rung, len(LADDER) - 1)].name}", max(care.resume_at, now))
+    ahead = []
     if care.return_at != NEVER:
-        return Next("try the preferred endpoint", care.return_at)
-    return None
+        ahead.append(Next("try the preferred endpoint", care.return_at))
+    if detour is not None and detour.wan and detour.until != NEVER:
+        ahead.append(Next(f"go by {detour.usual} again", detour.until))
+    return min(ahead, key=lambda next_: next_.at, default=None)

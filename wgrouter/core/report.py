@@ -200,7 +200,8 @@ def explanations(state: engine.State, subject: str, now: Instant) -> list[dict[s
         if subject not in ("", peer.device, peer.subject, peer.label):
             continue
         care = state.tunnels.peers.get(peer.id, Care())
-        told = explain.explain(peer, care, state.world, outlook, tunnels.places_of(peer, outlook), now)
+        places, detour = tunnels.places_of(peer, outlook), state.tunnels.detours.get(peer.device)
+        told = explain.explain(peer, care, state.world, outlook, places, now, detour)
         ahead = told.next
         found.append(
             {
