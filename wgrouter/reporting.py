@@ -118,7 +118,9 @@ class Reporting:
             courier.outbox.put(replace(publication, topic=topics.event))
         courier.reporter.seq = old.reporter.seq if old else 0
         client = f"wgrouter-{topics.id.replace('/', '-')}"
-        link = broker.Broker(self._agent.reactor, settings, client, courier.will, courier.subscriptions, self)
+        link = broker.Broker(
+            self._agent.reactor, settings, client, courier.will, courier.subscriptions, courier.unwanted, self
+        )
         self._courier, self._broker = courier, link
         courier.link = link
         link.open()

@@ -132,7 +132,7 @@ def _message(line: str) -> Message:
     return Message(
         float(at),
         fields["topic"],
-        payload if isinstance(payload, str) else json.dumps(payload),
+        "" if payload is None else payload if isinstance(payload, str) else json.dumps(payload),
         bool(fields.get("retain")),
         fields.get("qos", 0),
         fields.get("properties", {}),

@@ -16,6 +16,17 @@ from .poll import until
 
 PLAIN, TLS, CERTIFICATE = 1883, 8883, 8884
 
+WANS = """
+config wan 'fibre'
+	option device 'eth1'
+	option priority '1'
+config wan 'lte'
+	option device 'eth2'
+	option priority '2'
+config hold
+	option up_after '1s'
+"""
+
 
 def configuration(
     lab: Lab, port: int = TLS, more: str = "", *, router: str = "router", **options: object
@@ -41,11 +52,22 @@ def configuration(
     return "config mqtt 'mqtt'\n" + "\n".join(lines) + f"\n{more}\n"
 
 
+# All that routers say, and none of what they are told (which tests fill with rubbish).
+TOLD = (
+    *(
+        f"wgrouter/+/{end}"
+        for end in ("availability", "birth", "state", "event", "wan/#", "tunnel/#", "reply/#")
+    ),
+    "wgrouter/+/cmd/+/response",
+    "homeassistant/#",
+)
+
+
 class Witness:
     """A subscriber. `messages` and the rest give only what has been checked."""
 
     def __init__(self, lab: Lab, *topics: str) -> None:
-        self._subscriber: Subscriber = lab.broker.subscribe(*(topics or ("wgrouter/#", "homeassistant/#")))
+        self._subscriber: Subscriber = lab.broker.subscribe(*(topics or TOLD))
         self._checked = 0
 
     def messages(self, end: str = "") -> list[Message]:
@@ -63,6 +85,10 @@ class Witness:
         """(when it came, event); `kind` as in "uplink.failover"."""
         found = [(message.at, json.loads(message.payload)) for message in self.messages("/event")]
         return [(at, event) for at, event in found if event["type"].startswith(kind)]
+
+    def story(self, kind: str = "") -> list[str]:
+        """The types of events, each event once: a second copy has the number of the first."""
+        return list({(event["boot"], event["seq"]): event["type"] for _, event in self.events(kind)}.values())
 
     def availability(self) -> list[tuple[float, str]]:
         return [(message.at, message.payload) for message in self.messages("/availability")]

@@ -9,20 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab import Lab, build, dual, stays, until
-from tests.lab.reporting import CERTIFICATE, PLAIN, TLS, Witness, configuration, reporting, timed
+from tests.lab.reporting import CERTIFICATE, PLAIN, TLS, WANS, Witness, configuration, reporting, timed
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(180)]
-
-WANS = """
-config wan 'fibre'
-	option device 'eth1'
-	option priority '1'
-config wan 'lte'
-	option device 'eth2'
-	option priority '2'
-config hold
-	option up_after '1s'
-"""
 
 
 @pytest.fixture(scope="module")

@@ -81,6 +81,11 @@ class Courier:
         return tuple(wanted)
 
     @property
+    def unwanted(self) -> tuple[str, ...]:
+        """What the broker may still know of a session in which commands were enabled."""
+        return () if self.verbs else (self.topics.commands,)
+
+    @property
     def will(self) -> tuple[str, bytes]:
         return self.topics.availability, OFFLINE.encode()
 

@@ -219,6 +219,8 @@ class Session:
         self._greeted = self._greeting(sock.getsockname()[0], sock.getpeername()[0])
         for topic in self.plan.subscriptions:
             client.subscribe(topic, 1)
+        for topic in self.plan.unwanted:
+            client.unsubscribe(topic)
         self._say(self._greeted)
 
     def _greeting(self, local: str, remote: str) -> Greeted:

@@ -58,6 +58,7 @@ class Plan:
     keepalive: int
     will: Will
     subscriptions: tuple[str, ...] = ()
+    unwanted: tuple[str, ...] = ()  # that a session from before may still have
     addresses: tuple[str, ...] = ()  # that worked before: tried before the name is looked up again
     username: str = ""
     password_file: str = ""

@@ -74,10 +74,12 @@ class Broker:
         client_id: str,
         will: tuple[str, bytes],
         subscriptions: tuple[str, ...],
+        unwanted: tuple[str, ...],
         listener: Listener,
     ) -> None:
         self._loop, self._settings, self._listener = loop, settings, listener
-        self._client_id, self._will, self._subscriptions = client_id, will, subscriptions
+        self._client_id, self._will = client_id, will
+        self._subscriptions, self._unwanted = subscriptions, unwanted
         self.state = IDLE
         self.reason = ""  # why there is no connection
         self.local = ""  # our address on the connection
@@ -176,6 +178,7 @@ class Broker:
             int(settings.keepalive),
             Will(topic, payload, int(settings.will_delay)),
             self._subscriptions,
+            self._unwanted,
             self._addresses.get(self.url, ()),
             settings.username,
             settings.password_file,
