@@ -102,6 +102,7 @@ class _Agent:
         self.actor = Actor(reactor, self.table(), on_slow=self.slow)
         self.journal = Journal(self.engine.state, self.started, entries=settings.journal_entries)
         self.problems: list[str] = []
+        self.slowest: dict[str, Seconds] = {}  # told of, by effect
         self.reporting: Any = None  # of the package wgrouter-mqtt, where that is wanted
         self.control.open()
 
@@ -186,9 +187,11 @@ class _Agent:
             print(f"wgrouter: {line}", flush=True)
 
     def slow(self, effect: messages.Effect, seconds: Seconds) -> None:
-        self.say(
-            Finding(Why.EFFECT_SLOW, "", {"effect": type(effect).__name__, "seconds": round(seconds, 1)})
-        )
+        """Told once, and again when it is twice as slow: a slow router is slow each time."""
+        name = type(effect).__name__
+        if seconds >= 2 * self.slowest.get(name, 0.0):
+            self.slowest[name] = seconds
+            self.say(Finding(Why.EFFECT_SLOW, "", {"effect": name, "seconds": round(seconds, 1)}))
 
     def stay_with(self, parent: int) -> None:
         """In procd's jail our parent is ujail. If that dies alone, procd starts another agent and ends no old
