@@ -6,6 +6,9 @@ most hand-made set-ups with two WANs do, that address holds the tunnel on a dead
 after the better one is back. Setting the endpoint, even to what it is, forgets it.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 from .lab import Lab, now
 from .nodes import Counter
 from .poll import stays, until
@@ -18,7 +21,8 @@ FOREIGN_TABLE = 200
 HEALS_ITSELF_SECONDS = 15.0
 
 
-def add_foreign_rules(lab: Lab) -> None:
+@contextlib.contextmanager
+def foreign_rules(lab: Lab) -> Iterator[None]:
     """What comes from a WAN's address leaves by that WAN, whoever says otherwise."""
     lines = []
     for isp in lab.router.uplinks:
@@ -28,14 +32,10 @@ def add_foreign_rules(lab: Lab) -> None:
             f"rule add pref {FOREIGN_PREFERENCE + isp.number} from {isp.router4} lookup {table}",
         ]
     lab.router.box.ip(*lines)
-
-
-def delete_foreign_rules(lab: Lab) -> None:
-    lines = []
-    for isp in lab.router.uplinks:
-        lines += [f"rule del pref {FOREIGN_PREFERENCE + isp.number}"]
-        lines += [f"route flush table {FOREIGN_TABLE + isp.number}"]
-    lab.router.box.ip(*lines)
+    try:
+        yield
+    finally:
+        lab.router.box.ip(*(line.replace(" add ", " del ").replace(" replace ", " del ") for line in lines))
 
 
 def outer(lab: Lab, isp: str) -> Counter:
@@ -69,8 +69,13 @@ def stuck_without_agent(lab: Lab, flow: Flow) -> None:
     lab.router.box.ip(f"route del {better}")
     before = outer(lab, "a")
     stays(lambda: not before.packets, during=1, what="the tunnel hangs on the spare WAN")
-    set_endpoint_again(lab)
-    until(lambda: before.packets, within=10, what="traffic by the better WAN")
+
+    def again() -> int:
+        # More than once: an answer that is under way by the spare WAN makes WireGuard remember that again.
+        set_endpoint_again(lab)
+        return before.packets
+
+    until(again, within=30, what="traffic by the better WAN")
 
 
 def moved_by_agent(lab: Lab, flow: Flow) -> tuple[float, float]:

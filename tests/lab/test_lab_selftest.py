@@ -145,15 +145,6 @@ def test_netifd_has_pinned_the_endpoints(lab: Lab) -> None:
     assert "198.51.100.1 via 100.64.1.1 dev eth1 proto static metric 10" in lab.router.run("ip", "route")
 
 
-@pytest.mark.vm
-def test_with_the_wireguard_of_the_kernel() -> None:
-    with build(single(wireguard="kernel")) as lab:
-        assert lab.pings("router", "site1", seconds=5)
-        assert "wireguard" in lab.router.run("ip", "-d", "link", "show", "wg0")
-        lab.stop_site("site1")
-        lab.start_site("site1")
-
-
 # ---- paths
 
 

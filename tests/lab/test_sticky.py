@@ -16,8 +16,7 @@ pytestmark = pytest.mark.lab
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
-    with build(dual(sites(1))) as built:
-        sticky.add_foreign_rules(built)
+    with build(dual(sites(1))) as built, sticky.foreign_rules(built):
         yield built
 
 

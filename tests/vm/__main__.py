@@ -1,4 +1,6 @@
-"""Runs every test marked `vm`, on both library sets, in one virtual machine: `make vm`.
+"""Runs every test marked `vm`, on both library sets side by side, in one virtual machine: `make vm`.
+
+A set alone keeps one of the two emulated processors busy, so both together take as long as the slower one.
 
 Usage: python -m tests.vm [PYTEST-ARGUMENT...]      for instance: -k handshake
 """
@@ -12,7 +14,7 @@ import sys
 from tests.vm import machine
 
 SETS = ("router", "newest")
-# Starting the machine takes some 10 s, importing pytest and the libraries as long again for each set.
+# Starting the machine takes some 10 s, importing pytest and the libraries as long again.
 LIMIT_S = float(os.environ.get("VM_LIMIT_S", "780"))
 
 
@@ -27,23 +29,30 @@ def test_files() -> tuple[int, list[str]]:
 
 
 def job(files: list[str], arguments: list[str]) -> str:
-    """The script that runs in the machine: all sets, whatever becomes of one; it fails if any did."""
+    """The script that runs in the machine: all sets at once, one in sight; it fails if any did."""
     chosen = shlex.join([*files, *arguments])
     environment = {
         "WGROUTER_VM": "1",
         "WGROUTER_STRICT": "1",
         "PYTHONUNBUFFERED": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
         "HYPOTHESIS_PROFILE": os.environ.get("HYPOTHESIS_PROFILE", "ci"),
     }
     exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in environment.items())
-    runs = "".join(
-        f"echo '##### vm: library set {which}'\n"
-        f"build/venv-{which}/bin/python -m pytest -m vm --timeout=240 --durations=5"
-        f" --junitxml=/run/out/{which}.xml {chosen} || status=1\n"
-        for which in SETS
+
+    def run(which: str) -> str:
+        return (
+            f"build/venv-{which}/bin/python -m pytest -m vm --timeout=300 --durations=5"
+            f" --junitxml=/run/out/{which}.xml {chosen}"
+        )
+
+    shown, *others = SETS
+    begin = "".join(f"{run(which)} >/run/out/{which}.log 2>&1 & {which}=$!\n" for which in others)
+    end = "".join(
+        f"wait ${which} || status=1\necho '##### vm: library set {which}'\ncat /run/out/{which}.log\n"
+        for which in others
     )
-    return f"{exports}status=0\n{runs}exit $status\n"
+    first = f"echo '##### vm: library set {shown}'\n{run(shown)} || status=1\n"
+    return f"{exports}status=0\n{begin}{first}{end}exit $status\n"
 
 
 def main(arguments: list[str]) -> int:
@@ -53,13 +62,16 @@ def main(arguments: list[str]) -> int:
         print("vm: no test is marked vm", file=sys.stderr)
         return collected or 5
     for which in SETS:
-        (machine.OUT / f"{which}.xml").unlink(missing_ok=True)
+        for name in (f"{which}.xml", f"{which}.log"):
+            (machine.OUT / name).unlink(missing_ok=True)
     # So that the machine goes down with us: an exception stops it, a signal's default action would not.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         verdict = machine.run(job(files, arguments), LIMIT_S)
     except machine.VmError as error:
         print(f"vm: {error}", file=sys.stderr)
+        for log in machine.OUT.glob("*.log"):
+            print(f"vm: see {log.relative_to(machine.ROOT)}", file=sys.stderr)
         return 1
     silent = [which for which in SETS if not (machine.OUT / f"{which}.xml").exists()]
     for which in silent:

@@ -183,7 +183,7 @@ def _run(release: str, job: str, limit_s: float) -> Verdict:
                 machine.wait()
     seconds = time.monotonic() - began
     if expired.is_set():
-        raise VmError(f"stopped after {limit_s:.0f} s; the console is in {OUT.relative_to(ROOT)}/console.log")
+        raise VmError(f"stopped after {limit_s:.0f} s")
     try:
         return Verdict(int(verdict.read_text()), seconds)
     except (OSError, ValueError):
