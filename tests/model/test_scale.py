@@ -10,7 +10,8 @@ from tests.model.world import Wan, World
 from tests.model.world_wireguard import Door, Site
 from wgrouter.core import tunnels
 from wgrouter.core.care import Care
-from wgrouter.core.liveness import ALIVE
+from wgrouter.core.liveness import ALIVE, DEAD
+from wgrouter.core.messages import SetEndpoint
 from wgrouter.core.settings import HostPort, Peer, Settings, Tunnel
 
 COUNT = 60
@@ -75,3 +76,19 @@ def test_a_name_that_moves_concerns_the_peers_that_have_it(worked: Counter[str])
     assert took <= there.ttl + 5
     there.run(15.0)
     assert states(there) == {ALIVE}
+
+
+def test_remedies_of_a_crowd_take_turns() -> None:
+    """Each takes the kernel a while: 250 in one step kept probes waiting, and WANs looked dead."""
+    there = world()
+    there.until(lambda: states(there) == {ALIVE}, within=60)
+    for site in there.sites:
+        site.up = False
+    most: Counter[float] = Counter()
+    there.before.append(
+        lambda world, effect: most.update([world.now] if isinstance(effect, SetEndpoint) else [])
+    )
+    there.run(200.0)
+    assert states(there) == {DEAD}
+    assert max(most.values()) == 1
+    assert all(care.attempts for care in there.engine.state.tunnels.peers.values()), "each had its turn"

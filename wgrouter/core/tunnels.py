@@ -59,6 +59,7 @@ from wgrouter.core.tunnel_probes import ATTEMPTS_KEPT, SETTLE, Listening
 
 HOUR: Seconds = 3600.0
 RESOLVE_WITHIN: Seconds = 3.0  # the rung "resolve" waits this long for the names
+APART: Seconds = 0.1  # between remedies for different peers: when an uplink dies, all are due at once
 QUICK_LOOK: Seconds = 0.5  # between looks while a step waits for proof
 WATCHFUL_LOOK: Seconds = 1.0  # while a peer is new or suspect
 RESOLVE = "resolve"
@@ -109,6 +110,7 @@ class _Round(Listening):
         self.restarts = dict(memory.restarts)
         self.cares = dict(memory.peers)
         self.detours = dict(memory.detours)
+        self.turns = 0  # remedies that this step takes, and postpones
 
     # ------------------------------------------------------------ the whole
 
@@ -380,6 +382,10 @@ class _Round(Listening):
         # What is spent does not keep the endpoint from addresses that the name has just moved to.
         if len(spent) >= tunnel.ladder.steps_per_hour and peer.id not in self.followed:
             return replace(care, spent=spent, resume_at=spent[0] + HOUR)
+        if self.turns:
+            # A step may take the kernel 25 ms (it walks all tracked flows), in which no probe is sent.
+            self.turns += 1
+            return replace(care, spent=spent, resume_at=self.now + (self.turns - 1) * APART)
         care = replace(care, spent=spent)
         family = seen.endpoint.family if seen.endpoint else places[0].endpoint.family if places else 0
         detour = self.detours.get(peer.device)
@@ -407,6 +413,7 @@ class _Round(Listening):
             Finding(Why.TUNNEL_STEP, peer.subject, {"rung": rung, "action": action.text}, rejected)
         )
         self.effects += action.effects
+        self.turns += bool(action.effects)
         if any(isinstance(effect, (Renew, Restart)) for effect in action.effects):
             self.restarts[peer.device] = (*self.restarts.get(peer.device, ()), self.now)
         self.hurry += action.hosts

@@ -12,6 +12,7 @@ import socket
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 
 from wgrouter.core.messages import Probe
 from wgrouter.ports._probe_loop import (
@@ -178,8 +179,10 @@ class _Channel:
             self._answer(waiting.id, rtt)
 
     def _expire(self, now: float) -> None:
-        old = [s for s, waiting in self._waiting.items() if waiting.sent + waiting.timeout + UNREAD < now]
-        for sequence in old:
+        """The oldest first, as far as they have: not all of them are looked at with each probe sent."""
+        for sequence, waiting in list(islice(self._waiting.items(), BATCH)):
+            if waiting.sent + waiting.timeout + UNREAD >= now:
+                break
             del self._waiting[sequence]
 
 
