@@ -424,6 +424,16 @@ def _reload(options: argparse.Namespace) -> int:
     return OK if data.get("taken", True) else PROBLEMS
 
 
+def _metrics(options: argparse.Namespace) -> int:
+    try:
+        from wgrouter.mqtt import metrics
+    except ModuleNotFoundError:
+        raise Failure("metrics is part of the package wgrouter-mqtt, which is not installed") from None
+    status = _object(_ask(options, "status"))
+    _print(json.dumps(status) if getattr(options, "json", False) else metrics.render(status, time.time()))
+    return OK
+
+
 def _fleet(options: argparse.Namespace) -> int:
     try:
         from wgrouter.fleet.main import main as fleet
@@ -467,5 +477,6 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str, Describe]] =
     "switch": (_switch, "choose a WAN by hand", _switch_arguments),
     "refresh": (_refresh, "look at everything and resolve every name now", _no_arguments),
     "reload": (_reload, "read the configuration again", _no_arguments),
+    "metrics": (_metrics, "print the figures for Prometheus", _no_arguments),
     "fleet": (_fleet, "watch and command many routers, from an operator's machine", _fleet_arguments),
 }

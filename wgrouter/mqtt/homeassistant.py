@@ -1,7 +1,7 @@
 """Home Assistant's device discovery: one retained message that makes a device with all its entities.
 
-Keys as documented at home-assistant.io/integrations/mqtt (device discovery, abbreviated names where the
-document is long). Entities read the topics of this router; the select that chooses the WAN gives a command.
+Keys as documented at home-assistant.io/integrations/mqtt: device discovery with shared options, in their
+abbreviated forms. All entities read …/state; the select that chooses the WAN gives a command.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ def discovery(topics: Topics, identity: Identity, state: engine.State, capabilit
             "uniq_id": unique,
             "default_entity_id": f"{platform}.{unique.lower()}",
             "name": name,
-            "stat_t": "~/state",
             **more,
         }
 
@@ -53,7 +52,7 @@ def discovery(topics: Topics, identity: Identity, state: engine.State, capabilit
             "WAN",
             ops=["auto", *wans],
             val_tpl="{{ value_json.manual or 'auto' }}",
-            cmd_t=f"~/cmd/{level('switch')}",
+            cmd_t=topics.command("switch"),
             cmd_tpl='{"id":"ha-{{ now().timestamp() }}","expires":{{ (now().timestamp() + 60) | round(0) }},'
             '"arguments":{"wan":"{{ value }}"}}',
             qos=1,
@@ -136,9 +135,9 @@ def discovery(topics: Topics, identity: Identity, state: engine.State, capabilit
         "sw": identity.versions.get("wgrouter", ""),
     }
     return {
-        "~": topics.base,
         "dev": about,
         "o": {"name": "wgrouter", "sw": identity.versions.get("wgrouter", "")},
-        "avty": [{"t": "~/availability"}],
+        "stat_t": topics.state,  # of every component …
+        "avty_t": topics.availability,
         "cmps": components,
     }
