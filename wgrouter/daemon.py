@@ -16,7 +16,7 @@ from typing import Any
 
 import wgrouter
 from wgrouter.config import load
-from wgrouter.core import messages, report
+from wgrouter.core import links, messages, report
 from wgrouter.core.balance import TABLE
 from wgrouter.core.engine import Engine
 from wgrouter.core.findings import Finding, Why
@@ -333,6 +333,9 @@ class _Agent:
             return {"text": "looking"}
         if verb in ("refresh", "reresolve", "switch"):
             words = {str(key): str(value) for key, value in arguments.items()}
+            known = ["auto", *dict.fromkeys(link.path.wan for link in links.view(state.links))]
+            if verb == "switch" and words.get("wan", "auto") not in known:
+                raise control.Refused(f"no WAN is called {words['wan']!r}; there are: {', '.join(known)}")
             self.reactor.post(Commanded(verb, words, words.pop("origin", "cli")))
             return {"text": "done" if verb != "switch" else f"switching to {words.get('wan', 'auto')}"}
         if verb == "reload":

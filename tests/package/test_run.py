@@ -149,6 +149,9 @@ def test_it_runs_and_leaves_nothing(box: Box) -> None:
         assert json.loads(box.run("plan", "--json"))["effects"] == []
         box.run("explain")
         box.run("journal")
+        with pytest.raises(AssertionError, match="no WAN is called 'dsl'; there are: auto, "):
+            box.run("switch", "dsl")
+        box.run("switch", "auto")
         agent.send_signal(signal.SIGTERM)
         said, _ = agent.communicate(timeout=10)
         assert agent.returncode == 0, said
