@@ -22,8 +22,8 @@ MAX_LINES = 500
 # chance.
 HARMLESS = """
     __future__ abc base64 binascii bisect collections contextlib copy dataclasses enum errno fractions
-    functools hashlib heapq ipaddress itertools json math operator re statistics string struct textwrap types typing
-    zlib
+    functools hashlib heapq ipaddress itertools json math operator re statistics string struct textwrap types
+    typing zlib
 """
 
 # Libraries a router brings along, and the only module that may know each.

@@ -1,4 +1,4 @@
-"""WireGuard's sticky source against our rules, packet by packet: a busy tunnel must come back with the failback.
+"""WireGuard's sticky source against our rules, packet by packet: a busy tunnel comes back with the failback.
 
 A model of what drivers/net/wireguard/socket.c does (send4, send6, wg_socket_set_peer_endpoint_from_skb): a
 packet leaves from the address that the peer's last packet came to, as long as routing lets it. What is under
