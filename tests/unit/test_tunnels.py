@@ -33,6 +33,9 @@ KEY = "key"
 NAMED = HostPort("vpn.example.net", 51820)
 
 
+SIBLING = Peer("wg0", "sib", "sibling", (HostPort("192.0.2.9", 51820),), allowed_ips=("10.0.0.9/32",))
+
+
 def at(last: int, port: int = 51820) -> Endpoint:
     return Endpoint(f"192.0.2.{last}", port)
 
@@ -54,6 +57,7 @@ class Bench:
     pingable: bool = (
         True  # else a firewall behind the peer drops probes, and WireGuard answers with a keepalive
     )
+    sibling: bool = False  # a second peer of wg0, which lives whatever happens
     turned_back: int = 0  # so often WireGuard follows an answer back to the alternative endpoint
     now: float = 100.0
 
@@ -71,13 +75,15 @@ class Bench:
 
     @property
     def settings(self) -> Settings:
-        return Settings(
-            enabled=self.enabled, tunnels=(Tunnel("wg0", ladder=self.ladder, peers=(self.peer,)),)
-        )
+        peers = (self.peer, SIBLING) if self.sibling else (self.peer,)
+        return Settings(enabled=self.enabled, tunnels=(Tunnel("wg0", ladder=self.ladder, peers=peers),))
 
     @property
     def world(self) -> World:
-        return World(wireguard={"wg0": DeviceSeen("wg0", listen_port=4000, peers={KEY: self.seen})})
+        peers = {KEY: self.seen}
+        if self.sibling:
+            peers["sib"] = PeerSeen("sib", at(9), (1, 0), rx_bytes=int(self.now * 100))
+        return World(wireguard={"wg0": DeviceSeen("wg0", listen_port=4000, peers=peers)})
 
     def outlook(self) -> Outlook:
         def resolved(place: HostPort) -> tuple[Endpoint, ...]:
@@ -446,3 +452,31 @@ def test_no_detour_where_it_is_not_wanted_or_not_ours() -> None:
         bench.run(90)
         assert bench.memory.detours == {}
         assert any(r.what == "other-wan" for _, f in bench.said(Why.TUNNEL_WAITING) for r in f.rejected)
+
+
+def test_a_death_beside_a_living_peer_says_nothing_of_the_way() -> None:
+    """Two peers were saved by a detour; one of them dies for good: the other keeps its way."""
+    bench = Bench(ways=("wan", "wanb"), working=frozenset({"wanb"}), ladder=Ladder(return_after=600.0))
+    bench.run(100)
+    assert on_detour(bench) == "wanb"
+    bench.sibling = True
+    bench.step(Configured(bench.settings))
+    bench.run(10)
+    bench.alive = set()
+    bench.run(60)
+    assert bench.state == liveness.DEAD
+    assert on_detour(bench) == "wanb"
+    rungs = [finding.arguments["rung"] for _, finding in bench.said(Why.TUNNEL_STEP)]
+    assert rungs.count("other-wan") == 1
+    # Nor is it the first remedy afterwards.
+    bench.alive = {at(1)}
+    bench.run(60)
+    assert bench.state == liveness.ALIVE
+    bench.ways = ("wan",)
+    bench.run(10)
+    bench.ways, bench.working = ("wan", "wanb"), frozenset({"wan", "wanb"})
+    bench.run(30)
+    count = len(bench.said(Why.TUNNEL_STEP))
+    bench.alive = set()
+    bench.run(30)
+    assert bench.said(Why.TUNNEL_STEP)[count][1].arguments["rung"] == "resolve"

@@ -251,9 +251,11 @@ class _Round(Listening):
             self.hurry += names_of(peer)
         elif pulse.state == DEAD != before.state:
             self._say(Why.TUNNEL_DEAD, peer, evidence=told)
-            first, ended = detours.silent(self.detours, peer, self.now)
-            self.findings += ended
-            care = replace(care, dead_at=self.now, rung=RUNG_INDEX[OTHER_WAN] if first else care.rung)
+            care = replace(care, dead_at=self.now)
+            if not self._siblings_alive(self._tunnel(peer), peer):  # else it is not the way that is broken
+                first, ended = detours.silent(self.detours, peer, self.now)
+                self.findings += ended
+                care = replace(care, rung=RUNG_INDEX[OTHER_WAN]) if first else care
             if care.step is not None:  # an endpoint set in good health: what speaks now speaks against it
                 care = replace(care, deadline=min(care.deadline, self.now))
         elif pulse.state == UNSEEN != before.state:
@@ -264,8 +266,8 @@ class _Round(Listening):
     def _proved(self, peer: Peer, care: Care, seen: PeerSeen) -> Care:
         assert care.step is not None
         if care.step.rung == OTHER_WAN:
-            ladder = next(t.ladder for t in self.context.settings.tunnels if t.device == peer.device)
-            self.findings += detours.proven(self.detours, peer, ladder, self.now, self.context.seed)
+            ladder, seed = self._tunnel(peer).ladder, self.context.seed
+            self.findings += detours.proven(self.detours, peer, ladder, self.now, seed)
         done = replace(care.step, result=f"proven by {care.pulse.life_by}")
         care = replace(care, step=None, deadline=NEVER, attempts=(*care.attempts[:-1], done))
         if care.dead_at == NEVER:
@@ -476,6 +478,9 @@ class _Round(Listening):
         )
         care = replace(care, rung=0, round=care.round + 1, tried=(), ways=(), skipped=())
         return replace(care, resume_at=self.now + wait)
+
+    def _tunnel(self, peer: Peer) -> Tunnel:
+        return next(tunnel for tunnel in self.context.settings.tunnels if tunnel.device == peer.device)
 
     def _siblings_alive(self, tunnel: Tunnel, peer: Peer) -> bool:
         return any(
