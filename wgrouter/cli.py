@@ -424,6 +424,23 @@ def _reload(options: argparse.Namespace) -> int:
     return OK if data.get("taken", True) else PROBLEMS
 
 
+def _diagnose(options: argparse.Namespace) -> int:
+    data = _ask(options, "diagnose", subject=options.subject)
+    if not isinstance(data, list):
+        raise Failure(NOT_UNDERSTOOD)
+
+    def draw(_: Any, paper: render.Paper) -> None:
+        for one in data:
+            paper.heading(str(one["subject"]))
+            for step in one["steps"]:
+                mark = {True: "ok", False: "FAILS"}.get(step["ok"], "-")
+                style = {True: "green", False: "red"}.get(step["ok"], "dim")
+                paper.wrapped(f"{mark:5} {step['step']}: {step['text']}", 2, style)
+
+    _show(options, data, draw)
+    return PROBLEMS if any(one["broken"] for one in data) else OK
+
+
 def _metrics(options: argparse.Namespace) -> int:
     try:
         from wgrouter.mqtt import metrics
@@ -477,6 +494,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str, Describe]] =
     "switch": (_switch, "choose a WAN by hand", _switch_arguments),
     "refresh": (_refresh, "look at everything and resolve every name now", _no_arguments),
     "reload": (_reload, "read the configuration again", _no_arguments),
+    "diagnose": (_diagnose, "walk a tunnel from the WAN to the MTU", _explain_arguments),
     "metrics": (_metrics, "print the figures for Prometheus", _no_arguments),
     "fleet": (_fleet, "watch and command many routers, from an operator's machine", _fleet_arguments),
 }

@@ -318,6 +318,12 @@ class _Agent:
             if subject and not found:
                 raise control.Refused(f"{subject!r} is no tunnel, peer, WAN or name; `status` lists them")
             return found
+        if verb == "diagnose":
+            try:
+                from wgrouter.mqtt.diagnose import diagnose
+            except ImportError:
+                raise control.Refused("that is part of the package wgrouter-mqtt") from None
+            return diagnose(state, str(arguments.get("subject") or ""), now)
         if verb == "plan":
             return report.planned(state, {"problems": self.problems})
         if verb == "journal":
