@@ -6,7 +6,7 @@ proof is in who carried the packets.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -18,6 +18,7 @@ TTL = 5
 NAME = "site1.lab.test"
 PATIENCE = 120.0
 HERTZ = 20
+Note = Callable[[str, object], None]  # a figure for the report, build/vm/<library set>.xml
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,11 @@ def agent(lab: Lab, started: Agent) -> Agent:
     return started
 
 
+@pytest.fixture
+def note(record_property: Note) -> Note:
+    return record_property
+
+
 def follows_the_name(lab: Lab, flow: Flow) -> float:
     """The far site moves, and its name with it: seconds of silence until traffic is back."""
     plan = lab.site().plan
@@ -87,10 +93,12 @@ def test_the_sticky_source_hangs_without_an_agent(lab: Lab, flow: Flow) -> None:
         sticky.stuck_without_agent(lab, flow)
 
 
-def test_a_name_moves_and_traffic_follows(lab: Lab, agent: Agent, flow: Flow) -> None:
+def test_a_name_moves_and_traffic_follows(lab: Lab, agent: Agent, flow: Flow, note: Note) -> None:
     before = lab.router.peer("site1")
     index = lab.router.run("cat", "/sys/class/net/wg0/ifindex")
-    assert follows_the_name(lab, flow) < TTL + 3 + 7  # the rest is for a slow machine
+    silent = follows_the_name(lab, flow)
+    note("silent_s", silent)
+    assert silent < TTL + 3 + 7  # the rest is for a slow machine
     after = lab.router.peer("site1")
     assert after.endpoint != before.endpoint
     assert dataclasses.replace(
@@ -99,13 +107,17 @@ def test_a_name_moves_and_traffic_follows(lab: Lab, agent: Agent, flow: Flow) ->
     assert lab.router.run("cat", "/sys/class/net/wg0/ifindex") == index, "the interface was never made anew"
 
 
-def test_the_agent_moves_a_tunnel_with_a_sticky_source(lab: Lab, agent: Agent, flow: Flow) -> None:
+def test_the_agent_moves_a_tunnel_with_a_sticky_source(
+    lab: Lab, agent: Agent, flow: Flow, note: Note
+) -> None:
     with sticky.foreign_rules(lab):
         away, back = sticky.moved_by_agent(lab, flow)
-    print(f"away {away:.2f} s, back {back:.2f} s, stall {flow.stall:.2f} s")
+    note("away_s", away)
+    note("back_s", back)
+    note("stall_s", flow.stall)
 
 
-def test_a_carrier_whose_loss_the_kernel_tells_late(lab: Lab, agent: Agent, flow: Flow) -> None:
+def test_a_carrier_whose_loss_the_kernel_tells_late(lab: Lab, agent: Agent, flow: Flow, note: Note) -> None:
     by_a, by_b = sticky.outer(lab, "a"), sticky.outer(lab, "b")
     begin = now()
     lab.cut_carrier("a")
@@ -119,16 +131,18 @@ def test_a_carrier_whose_loss_the_kernel_tells_late(lab: Lab, agent: Agent, flow
     until(
         lambda: by_a.packets > sent + 2 and flow.flowing(), within=PATIENCE, what="traffic by the first again"
     )
-    print(f"away {away:.2f} s, back {flow.outage(since=begin):.2f} s, stall {flow.stall:.2f} s")
+    note("away_s", away)
+    note("back_s", flow.outage(since=begin))
+    note("stall_s", flow.stall)
 
 
-def test_a_bad_line_is_no_dead_line(lab: Lab, agent: Agent, flow: Flow) -> None:
+def test_a_bad_line_is_no_dead_line(lab: Lab, agent: Agent, flow: Flow, note: Note) -> None:
     """Delay, jitter, reordering, 8 % loss: no WAN is left for it, and a name is still followed."""
     for isp in ("a", "b"):
         netem = "delay 80ms 30ms reorder 10% loss 8%"
         lab.isp_box(isp).run("tc", "qdisc", "replace", "dev", "sub", "root", "netem", *netem.split())
     by_b = sticky.outer(lab, "b")
     stays(lambda: flow.flowing(5), during=10, what="traffic")
-    print(f"silent for {follows_the_name(lab, flow):.2f} s, {flow.lost} of {flow.sent} lost")
+    note("silent_s", follows_the_name(lab, flow))
     assert flow.lost
     assert not by_b.packets, agent.tail()
