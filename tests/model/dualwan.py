@@ -92,6 +92,7 @@ class Router:
         self.number = 0
         self.looking = False
         self.life = 0
+        self.fuse: int | None = None  # so many effects more are carried out before it is killed
         self.findings: list[tuple[float, Finding]] = []
         self.effects: list[tuple[float, Effect]] = []
         self.steps = 0
@@ -254,6 +255,11 @@ class Router:
             elif isinstance(effect, Look):
                 self.look()
             else:
+                if self.fuse == 0:
+                    self.fuse = None
+                    self.start()
+                    return
+                self.fuse = None if self.fuse is None else self.fuse - 1
                 self.carry_out(effect)
                 self.check_reachable(effect)
         later = replace(context, world=self.seen)

@@ -240,15 +240,23 @@ def test_the_healthy_wans_flows_are_untouched_by_the_others_death() -> None:
             assert effect.route.table == ranges.table_of(router.settings.routing, 2)
 
 
-def test_killed_between_any_two_effects_and_started_again_it_ends_the_same() -> None:
-    def ended(kill_after: int | None) -> tuple[object, ...]:
+@pytest.mark.parametrize("healed", [False, True])
+def test_killed_between_any_two_effects_and_started_again_it_ends_the_same(healed: bool) -> None:
+    """Of a failover, and of the failback: every one of their effects, the last steps of the move included."""
+
+    class Killed(Exception):
+        pass
+
+    def ended(kill_after: int | None) -> tuple[object, int]:
         router, a, _ = two((4, 6))
         router.run(10.0)
-        router.at(0.0, set_to(a, hole=True))
+        if healed:
+            router.at(0.0, set_to(a, carrier=False))
+            router.run(5.0)
+            router.at(0.0, set_to(a, carrier=True))
+        else:
+            router.at(0.0, set_to(a, hole=True))
         original, count = router.carry_out, 0
-
-        class Killed(Exception):
-            pass
 
         def carry_out(effect: Effect) -> None:
             nonlocal count
@@ -260,19 +268,21 @@ def test_killed_between_any_two_effects_and_started_again_it_ends_the_same() -> 
 
         router.carry_out = carry_out  # type: ignore[method-assign]
         try:
-            router.run(3.0)
+            router.run(14.0)
         except Killed:
             router.start()
             router.run(1.0)
-            assert router.exit() == B, "within a second"
-            router.run(2.0)
+            assert router.exit() == B or healed, "within a second"
+            router.run(14.0)
+        assert router.exit() == (A if healed else B)
         net = router.world().net
         assert net is not None
-        return (sorted(map(repr, net.routes)), sorted(map(repr, net.rules)), router.wireguard)
+        return (sorted(map(repr, net.routes)), sorted(map(repr, net.rules)), router.wireguard), count
 
-    whole = ended(None)
-    for kill_after in range(12):
-        assert ended(kill_after) == whole, f"killed after {kill_after}"
+    whole, effects = ended(None)
+    assert effects > 12
+    for kill_after in range(effects):
+        assert ended(kill_after)[0] == whole, f"killed after {kill_after} of {effects}"
 
 
 def test_what_somebody_deletes_is_put_back_with_the_next_look() -> None:
@@ -569,7 +579,7 @@ def test_one_way_traffic_on_a_metered_link_costs_one_burst_per_interval_at_most(
 # ---------------------------------------------------------------- random topologies, random faults
 
 FAULTS = st.sampled_from(
-    ["carrier", "hole", "loss", "plugged", "rtt", "rule", "route", "kill", "look", "switch"]
+    ["carrier", "hole", "loss", "plugged", "rtt", "rule", "route", "kill", "crash", "look", "switch"]
 )
 SCRIPT = st.lists(st.tuples(st.floats(0.0, 20.0), FAULTS, st.integers(0, 3), st.booleans()), max_size=25)
 TOPOLOGY = st.lists(st.sampled_from([(4,), (6,), (4, 6)]), min_size=1, max_size=4)
@@ -599,6 +609,8 @@ def play(
             router.at(0.0, lambda keep=keep: _keep_routes(router, keep))  # type: ignore[misc]
         elif fault == "kill":
             router.start()
+        elif fault == "crash":
+            router.fuse = number  # of the effects that come next
         elif fault == "look":
             router.look()
         elif fault == "switch":
