@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-MODULES = ("core", "kernel", "openwrt", "start", "rest", "ddns", "names", "failover", "peers")
+MODULES = ("core", "kernel", "openwrt", "start", "rest", "ddns", "names", "failover", "reporting", "peers")
 
 
 def everything() -> None:

@@ -66,6 +66,12 @@ KEYS: Mapping[str, Key] = {
         Key("outage_blackhole_lan_ms", "failover", "silent black hole: new connections from the LAN", 1200),
         Key("failback_lost_packets", "failover", "lost inside the tunnel when the first uplink is back", 0),
         Key("conntrack_delete_10k_ms", "kernel", "100 flows of 10,000 forgotten"),
+        # ---- reporting over MQTT: two WANs, four peers
+        Key("failover_event_at_subscriber_ms", "reporting", "cable cut: the event is at a subscriber", 2000),
+        Key("heartbeat_bytes", "reporting", "the payload of a heartbeat", 1536),
+        Key("rss_with_mqtt_mib", "reporting", "resident memory with a broker, the router's library set"),
+        Key("rss_with_mqtt_newest_mib", "reporting", "the same, the newest libraries"),
+        Key("probe_late_broker_ms", "reporting", "how late a probe was at most, the broker in trouble", 50),
         # ---- at rest: two WANs, four peers
         Key("rss_mib", "rest", "resident memory, the router's library set", 28),
         Key("rss_newest_mib", "rest", "resident memory, the newest libraries", 28),
