@@ -163,8 +163,13 @@ class Flow(_Traffic):
     @property
     def lost(self) -> int:
         """Packets without an answer, not counting those that may still get one."""
+        return self.lost_since(0.0)
+
+    def lost_since(self, since: float) -> int:
+        """Of those sent since then (a time.monotonic())."""
         horizon = float("inf") if not self._thread.is_alive() else time.monotonic() - _LATE_SECONDS
-        return sum(1 for number, at in enumerate(self._sent) if at < horizon and number not in self._answered)
+        sent = ((number, at) for number, at in enumerate(self._sent) if since <= at < horizon)
+        return sum(1 for number, _ in sent if number not in self._answered)
 
     def rtt_seconds(self) -> list[float]:
         """Round-trip times of the answered packets, in the order they were sent."""
