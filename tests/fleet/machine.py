@@ -19,7 +19,7 @@ import tempfile
 import termios
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -143,8 +143,14 @@ class Terminal:
     """`wgrouter fleet …` in a terminal of its own."""
 
     def __init__(
-        self, *arguments: str, columns: int = 120, lines: int = 30, term: str = "xterm-256color"
+        self,
+        *arguments: str,
+        columns: int = 120,
+        lines: int = 30,
+        term: str = "xterm-256color",
+        prefix: Sequence[str] = (),
     ) -> None:
+        """`prefix` is a command that runs it elsewhere, in a namespace say."""
         self.screen = pyte.Screen(columns, lines)
         self.raw = bytearray()
         self.updated = time.monotonic()  # when bytes came last
@@ -152,7 +158,8 @@ class Terminal:
         self._lock = threading.Lock()
         self.pid, self._fd = pty.fork()
         if not self.pid:
-            os.execvpe(sys.executable, command(*arguments), environment({"TERM": term}))
+            argv = [*prefix, *command(*arguments)]
+            os.execvpe(argv[0], argv, environment({"TERM": term}))
         self.resize(columns, lines)
         self.status: int | None = None
         self._reader = threading.Thread(target=self._read, daemon=True)

@@ -79,11 +79,11 @@ def test_a_site_whose_tunnels_live_has_only_lost_its_way_to_the_broker() -> None
     told = Told()
     told.go(3)
     told.now += 600
-    for one in told.routers:
-        told.hear([one.beat()])
+    for other in (2, 4):
+        told.hear([told.routers[other].beat()])
     found = told.verdict(3)
     assert found.status == "broker path lost"
-    assert found.because == "for 10m; the site lives: r0002 (wg0/r0003) (and 1 more) has a live tunnel to it"
+    assert found.because == "r0002 (and 1 more) has a live tunnel to it; for 10m"
     assert found.evidence == (
         "r0002 (wg0/r0003) has a live tunnel to it",
         "r0004 (wg0/r0003) has a live tunnel to it",
@@ -104,7 +104,7 @@ def test_a_site_that_nobody_reaches_is_lost() -> None:
     told.witness_loses(3, 2, 4)
     found = told.verdict(3)
     assert found.status == "site lost"
-    assert "nor does it answer r0002" in found.because
+    assert found.because == "r0002 (and 1 more) gets no answer from it either; for 0s"
 
 
 def test_one_live_tunnel_outweighs_a_dead_one() -> None:
@@ -112,6 +112,18 @@ def test_one_live_tunnel_outweighs_a_dead_one() -> None:
     told.go(3)
     told.witness_loses(3, 2)
     assert told.verdict(3).status == "broker path lost"
+
+
+def test_a_router_that_does_not_know_its_key_is_known_by_its_name() -> None:
+    told = Told()
+    one = told.routers[3]
+    birth = json.loads(next(p.payload for p in one.everything() if p.topic == one.topics.birth))
+    for interfaces in ({"wg0": {"fingerprint": None, "peers": []}}, {}):
+        told.json(one, "birth", tunnels=interfaces)
+        assert [other.id for other, _ in told.fleet.seen_by(told.router(3))] == ["r0002", "r0004"]
+    # One that does know it is not taken for another of the same name.
+    told.json(one, "birth", tunnels={"wg0": {**birth["tunnels"]["wg0"], "fingerprint": "00000000"}})
+    assert list(told.fleet.seen_by(told.router(3))) == []
 
 
 def test_a_witness_that_is_gone_itself_is_none() -> None:

@@ -116,7 +116,8 @@ class Fleet:
         self.link_up = False
         self.link_since = 0.0
         self.link_why = "not connected yet"
-        self._keys: dict[str, set[tuple[str, str]]] = {}  # fingerprint → routers' peers that have it
+        # Fingerprint, or / and label → routers' peers that have it.
+        self._keys: dict[str, set[tuple[str, str]]] = {}
 
     # ------------------------------------------------------------ our own connection
 
@@ -202,20 +203,24 @@ class Fleet:
 
     def _index(self, router: Router, rest: str, there: bool) -> None:
         peer = router.peers.get(rest)
-        if peer is None or not peer.fingerprint:
-            return
-        who = self._keys.setdefault(peer.fingerprint, set())
-        if there:
-            who.add((router.id, rest))
-        else:
-            who.discard((router.id, rest))
+        for key in (peer.fingerprint, f"/{peer.label}") if peer else ():
+            who = self._keys.setdefault(key, set())
+            if there:
+                who.add((router.id, rest))
+            else:
+                who.discard((router.id, rest))
             if not who:
-                del self._keys[peer.fingerprint]
+                del self._keys[key]
 
     def seen_by(self, router: Router) -> Iterator[tuple[Router, Peer]]:
-        """Other routers that have this one as a peer, and what they say of it."""
-        for fingerprint in router.birth.interfaces.values() if router.birth else ():
-            for name, rest in sorted(self._keys.get(fingerprint, ())) if fingerprint else ():
+        """Other routers that have this one as a peer, and what they say of it.
+
+        Where it does not know its own key (a WireGuard in userspace does not tell) a peer called like it is
+        it.
+        """
+        known = [key for key in router.birth.interfaces.values() if key] if router.birth else []
+        for key in dict.fromkeys(known or [f"/{router.id}"]):
+            for name, rest in sorted(self._keys.get(key, ())):
                 other = self.routers.get(name)
                 if other is not None and other is not router and rest in other.peers:
                     yield other, other.peers[rest]

@@ -106,11 +106,12 @@ def _gone(fleet: Fleet, router: Router, now: float, departures: Sequence[float])
     if crowd:
         evidence.append(f"{crowd} others went within a minute of it: look at the broker's side first")
     if alive:
-        sure = "" if now - router.turned > CERTAIN or not router.turned_seen else " so far"
-        text = f"{since}; the site lives{sure}: {_some(alive)} has a live tunnel to it"
+        lost = max(router.turned if router.turned_seen else 0.0, router.said)
+        sure = "" if now - lost > CERTAIN else " so far"
+        text = f"{_some(alive)} has a live tunnel to it{sure}; {since}"
         return Verdict("broker path lost", text, tuple(evidence))
     if dead:
-        text = f"{since}; nor does it answer {_some(dead)}"
+        text = f"{_some(dead)} gets no answer from it either; {since}"
         return Verdict("site lost", text, tuple(evidence))
     if crowd:
         return Verdict(
@@ -121,7 +122,8 @@ def _gone(fleet: Fleet, router: Router, now: float, departures: Sequence[float])
 
 
 def _some(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} (and {len(names) - 1} more)"
+    first = names[0].partition(" ")[0]
+    return first if len(names) == 1 else f"{first} (and {len(names) - 1} more)"
 
 
 def _crowd(router: Router, departures: Sequence[float]) -> int:
@@ -222,8 +224,6 @@ def _remarks(router: Router, now: float) -> list[str]:
         found.append(f"{router.missing} event{'s' * (router.missing > 1)} missing")
     if router.dropped:
         found.append(f"{router.dropped} event{'s' * (router.dropped > 1)} dropped by its full queue")
-    if router.state and router.state.queued:
-        found.append(f"{router.state.queued} events wait there")
     if router.clock_trusted is False:
         found.append("its clock is not set")
     if router.unreadable:
