@@ -18,14 +18,14 @@ CRON_S = 60.0  # seconds between its runs
 REKEY_S = 120.0  # seconds after which WireGuard makes a new handshake: a peer that lives is at most so old
 
 
-@measure("ddns_move_to_traffic_s", full_s=110, quick_s=22)
+@measure("ddns_move_to_traffic_s", full_s=110, quick_s=16)
 def ddns(bench: Bench) -> None:
     """Moves at random moments of the TTL, there and back."""
     chance = random.Random(1)
     with build(single(sites(1), ttl=TTL), wait=True) as lab:
         agent = started(lab)
         with lab.flow("router", "site1") as flow:
-            for _ in range(bench.runs(10, 3)):
+            for _ in range(bench.runs(10, 2)):
                 pause(1 + chance.random() * TTL)
                 begin = _move(lab, "site1")
                 until(lambda: not flow.flowing(0.2), within=5, what="the break")

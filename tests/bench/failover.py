@@ -20,14 +20,14 @@ TRACKED_S = 90.0  # how long where the tracker may
 SURELY_S = 0.7  # traffic that goes on for so long is not the last of what was under way
 
 
-@measure("outage_carrier_tunnel_ms", "outage_carrier_lan_ms", "failback_lost_packets", full_s=330, quick_s=22)
+@measure("outage_carrier_tunnel_ms", "outage_carrier_lan_ms", "failback_lost_packets", full_s=330, quick_s=15)
 def carrier(bench: Bench) -> None:
     """The cable is pulled at the ISP's end, and plugged in again."""
     with build(dual(sites(1), ttl=60), wait=True) as lab:
         _series(bench, lab, "carrier", lambda: lab.cut_carrier("a"))
 
 
-@measure("outage_blackhole_tunnel_ms", "outage_blackhole_lan_ms", full_s=440, quick_s=22)
+@measure("outage_blackhole_tunnel_ms", "outage_blackhole_lan_ms", full_s=440, quick_s=15)
 def blackhole(bench: Bench) -> None:
     """The ISP forwards nothing any more; its end of the line has carrier, and is silent."""
     with build(dual(sites(1), ttl=60), wait=True) as lab:
@@ -39,7 +39,7 @@ def blackhole(bench: Bench) -> None:
 
 
 def _series(bench: Bench, lab: Lab, kind: str, fault: Callable[[], None]) -> None:
-    for number in range(bench.runs(20, 2)):
+    for number in range(bench.runs(20, 1)):
         which = ("router", "newest")[number % 2]
         try:
             _run(bench, lab, kind, fault, which)
