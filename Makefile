@@ -58,8 +58,8 @@ lab: setup ## the scenarios in network namespaces, with their timelines
 vm: setup-vm ## the tests that need the kernel's WireGuard, on Debian's kernel in a virtual machine
 	@$(NEWEST)/bin/python -m tests.vm $(ARGS)
 
-bench: setup ## measure; writes build/bench.json
-	$(NEWEST)/bin/python -m tests.bench
+bench: setup ## measure; writes build/bench.json (ARGS=--quick: three minutes, ARGS=failover: one group)
+	@$(NEWEST)/bin/python -m tests.bench $(ARGS)
 
 demo: setup ## show one scenario as it happens: make demo SCENARIO=name
 	$(NEWEST)/bin/python -m tests.lab.demo $(SCENARIO)
