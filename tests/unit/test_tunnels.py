@@ -202,6 +202,24 @@ def test_a_busy_peer_is_probed_once_to_learn_whether_it_answers() -> None:
     assert len([effect for _, effect in bench.effects if isinstance(effect, Probe)]) == 1
 
 
+def test_an_answer_in_the_tunnel_that_waits_behind_a_slow_look_is_not_missed() -> None:
+    """A small router may be away for seconds: silence is judged when everything read has been told."""
+    bench = Bench()
+    while not bench.pending:
+        bench.run(0.01)
+    (_, answer), *_ = bench.pending
+    bench.pending, bench.now = [], bench.now + 3.0
+    bench.step(Observed(wireguard=bench.world.wireguard), bench.world)
+    assert bench.memory.peers[bench.peer.id].pulse.misses == 0
+    assert bench.memory.wake == bench.now + tunnels.TICK
+    late = replace(bench)
+    late.memory, late.now = bench.memory, bench.memory.wake
+    late.step(Woke())
+    assert late.memory.peers[bench.peer.id].pulse.misses == 1
+    bench.step(answer)
+    assert bench.memory.peers[bench.peer.id].pulse.misses == 0
+
+
 def test_a_peer_behind_a_firewall_is_not_doubted_for_its_silent_target() -> None:
     """Its probes ask, and WireGuard's own keepalive answers ten seconds later: that is life enough."""
     bench = Bench(pingable=False)

@@ -42,6 +42,7 @@ from wgrouter.core.messages import (
     Replied,
     Restart,
     Unsent,
+    Woke,
 )
 from wgrouter.core.model import (
     LONG_AGO,
@@ -60,6 +61,7 @@ from wgrouter.core.tunnel_probes import ATTEMPTS_KEPT, SETTLE, Listening
 HOUR: Seconds = 3600.0
 RESOLVE_WITHIN: Seconds = 3.0  # the rung "resolve" waits this long for the names
 APART: Seconds = 0.1  # between remedies for different peers: when an uplink dies, all are due at once
+TICK: Seconds = 0.001
 QUICK_LOOK: Seconds = 0.5  # between looks while a step waits for proof
 WATCHFUL_LOOK: Seconds = 1.0  # while a peer is new or suspect
 RESOLVE = "resolve"
@@ -173,7 +175,7 @@ class _Round(Listening):
             care.trial_until,
         ]
         if care.probe_id:
-            moments.append(care.probe_at + liveness.PROBE_TIMEOUT)
+            moments.append(max(care.probe_at + liveness.PROBE_TIMEOUT, self.now + TICK))
         if self._probes(peer, care):
             moments.append(self._probe_due(peer, care))
         return min((moment for moment in moments if moment > self.now), default=NEVER)
@@ -229,8 +231,8 @@ class _Round(Listening):
             care = replace(care, probe_id=0)
             if isinstance(event, Replied):
                 pulse = replace(liveness.alive(pulse, "in-tunnel probe", self.now), probe_answered=True)
-        elif care.probe_id and self.now >= care.probe_at + liveness.PROBE_TIMEOUT:
-            pulse = liveness.missed(pulse, care.probe_at)
+        elif care.probe_id and isinstance(event, Woke) and self.now >= care.probe_at + liveness.PROBE_TIMEOUT:
+            pulse = liveness.missed(pulse, care.probe_at)  # behind other events it may lie unread: links.step
             care = replace(care, probe_id=0)
         return care if pulse is care.pulse else replace(care, pulse=pulse)
 
