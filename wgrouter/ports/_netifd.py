@@ -5,6 +5,7 @@ The dump is a hint beside the kernel's tables, so what is not as expected is lef
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -28,7 +29,7 @@ def interfaces_of(dump: object) -> dict[str, Interface]:
             up=entry.get("up") is True,
             proto=_text(entry.get("proto")),
             metric=metric if type(metric) is int else 0,
-            dns=_each(map(_text, _list(entry, "dns-server"))),
+            dns=_each(map(_address, _list(entry, "dns-server"))),
             gateways=_each(map(_gateway, routes)),
         )
     return found
@@ -37,8 +38,17 @@ def interfaces_of(dump: object) -> dict[str, Interface]:
 def _gateway(route: Mapping[str, object]) -> str:
     """The next hop of a default route; "" for any other route, and for one without."""
     default = route.get("target") in ("0.0.0.0", "::") and route.get("mask") == 0
-    hop = _text(route.get("nexthop"))
+    hop = _address(route.get("nexthop"))
     return hop if default and hop not in ("0.0.0.0", "::") else ""
+
+
+def _address(value: object) -> str:
+    """An address as the core spells it, without a zone; "" for what is none."""
+    text = _text(value).partition("%")[0]
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        return ""
 
 
 def _each(texts: Iterable[str]) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ has five attributes. The tests hold it against the encoder of 0.9.x.
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import socket
 import struct
@@ -254,8 +255,13 @@ def _endpoint(data: bytes | None) -> tuple[Endpoint | None, int]:
 def _allowed_ips(data: bytes) -> Iterator[str]:
     for _, entry in each_attribute(data):
         seen = attributes(entry)
-        family = U16.unpack(seen[WGALLOWEDIP_A_FAMILY])[0]
-        yield f"{socket.inet_ntop(family, seen[WGALLOWEDIP_A_IPADDR])}/{seen[WGALLOWEDIP_A_CIDR_MASK][0]}"
+        try:
+            family = U16.unpack(seen[WGALLOWEDIP_A_FAMILY])[0]
+            address = socket.inet_ntop(family, seen[WGALLOWEDIP_A_IPADDR])
+            length = seen[WGALLOWEDIP_A_CIDR_MASK][0]
+        except (KeyError, IndexError, ValueError, OSError, struct.error):
+            continue  # a family of tomorrow
+        yield f"{address}/{length}"
 
 
 class ProcessDevices:
@@ -276,12 +282,20 @@ class ProcessDevices:
             return set()
 
     def get(self, name: str, timeout: float) -> Answer:
+        lines = self._exchange(name, "get=1\n\n", timeout)
+        try:
+            return self._read(name, lines)
+        except (KeyError, ValueError) as error:
+            words = f"the process of {name} says what cannot be read: {error}"
+            raise OSError(errno.EBADMSG, words) from error
+
+    def _read(self, name: str, lines: list[tuple[str, str]]) -> Answer:
         found: dict[str, PeerSeen] = {}
         scopes: Scopes = {}
         about: dict[str, int] = {}
         peer: dict[str, str] = {}
         ips: list[str] = []
-        for key, value in self._exchange(name, "get=1\n\n", timeout):
+        for key, value in lines:
             if key == "public_key":
                 _finish(peer, ips, found, scopes)
                 peer, ips = {key: value}, []
@@ -351,7 +365,7 @@ class ProcessDevices:
             key, _, value = line.partition("=")
             if key == "errno":
                 if value != "0":
-                    code = abs(int(value))
+                    code = abs(int(value)) if value.lstrip("-").isdecimal() else errno.EBADMSG
                     raise OSError(code, f"the process of {name} refuses: {os.strerror(code)}")
             elif key and key not in ("private_key", "preshared_key"):
                 lines.append((key, value))
@@ -366,14 +380,17 @@ def _finish(peer: dict[str, str], ips: list[str], found: dict[str, PeerSeen], sc
     """Put the peer whose lines have all been read among the others."""
     if not peer:
         return
-    public_key = b64encode(bytes.fromhex(peer["public_key"])).decode()
+    key = bytes.fromhex(peer["public_key"])
+    if len(key) != KEY_SIZE:
+        raise ValueError(f"a key of {len(key)} bytes")
+    public_key = b64encode(key).decode()
     endpoint = None
     if "endpoint" in peer:
         host, _, port = peer["endpoint"].rpartition(":")
         address, _, zone = host.strip("[]").partition("%")
-        endpoint = Endpoint(address, int(port))
+        endpoint = Endpoint(str(ipaddress.ip_address(address)), int(port))
         if zone:
-            scopes[public_key] = (address, zone)
+            scopes[public_key] = (endpoint.address, zone)
     found[public_key] = PeerSeen(
         public_key=public_key,
         endpoint=endpoint,

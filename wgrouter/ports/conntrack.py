@@ -207,7 +207,7 @@ def _direction(data: bytes, version: int) -> _Direction:
     ip = attributes(parts.get(CTA_TUPLE_IP, b""))
     proto = attributes(parts.get(CTA_TUPLE_PROTO, b""))
     return _Direction(
-        protocol=proto.get(CTA_PROTO_NUM, b"\0")[0],
+        protocol=(proto.get(CTA_PROTO_NUM) or b"\0")[0],
         src=ip.get(CTA_IP_SRC[version], b""),
         src_port=proto.get(CTA_PROTO_SRC_PORT, b""),
         dst=ip.get(CTA_IP_DST[version], b""),

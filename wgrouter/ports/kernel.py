@@ -19,6 +19,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
+import struct
 from collections.abc import Callable, Iterable
 from typing import Final, Generic, TypeVar
 
@@ -122,7 +123,12 @@ class _Seen(Generic[T]):
             try:
                 value = old[message]
             except KeyError:
-                value = parse(message)
+                try:
+                    value = parse(message)
+                except (ValueError, IndexError, struct.error):
+                    value = (
+                        None  # not in the form that kernels have had: the rest is worth more than an error
+                    )
                 # An IPv6 message counts down its lifetime: other bytes, the same value.
                 value = value if value is None else self._by_value.setdefault(value, value)
             new[message] = value
