@@ -33,21 +33,24 @@ import lean  # beside this file
 ROOT = Path(__file__).resolve().parents[1]
 MAKEFILE = ROOT / "package/wgrouter/Makefile"
 LIBRARY = "usr/lib/wgrouter"  # in no Python's site-packages: one package for all of them
-BASE = "wgrouter"
+BASE, REPORTS = "wgrouter", "wgrouter-mqtt"
+# The part of the default file that only serves with the other package lies there, to be appended.
+DEFAULT, EXAMPLE = "etc/config/wgrouter", "usr/share/wgrouter/mqtt"
 # What goes elsewhere than into BASE, by the path below wgrouter/. What fits "" goes on no router: it is for
 # developers, and for the machine from which a fleet is looked after.
 PARTS = {
-    "wgrouter-mqtt": (
+    REPORTS: (
         "ports/broker.py",
         "ports/_broker*.py",
         "reporting.py",
         "config/edit.py",
+        "config/uci_text.py",
         "mqtt/*",
     ),
     "": ("config/generate.py", "shell/replay.py", "fleet/*"),
 }
 EXECUTABLE = ("etc/init.d/wgrouter", "usr/bin/wgrouter")
-PRIVATE = ("etc/config/wgrouter",)  # names of password files: for root's eyes
+PRIVATE = (DEFAULT,)  # names of password files: for root's eyes
 ZOPFLI = shutil.which("zopfli")  # the same bytes from every build of its version 1.0.3, Debian's since 2019
 EPOCH = 1700000000  # where neither SOURCE_DATE_EPOCH nor git tells a time
 
@@ -127,12 +130,18 @@ def contents(package: str, root: Path = ROOT, keep: frozenset[str] = frozenset()
         for name, text in _code(root, not package, keep).items()
         if _package_of(name) == package
     }
+    default = (root / "files" / DEFAULT).read_text().split("\n\n")
+    reports = [part for part in default if "\n#config mqtt " in part]
     if package == BASE:
         for path in (root / "files").rglob("*"):
             name = path.relative_to(root / "files").as_posix()
             if path.is_file():
                 mode = 0o755 if name in EXECUTABLE else 0o600 if name in PRIVATE else 0o644
                 found[name] = (path.read_bytes(), mode)
+        base = "\n\n".join(part for part in default if part not in reports).rstrip("\n") + "\n"
+        found[DEFAULT] = (base.encode(), found[DEFAULT][1])
+    elif found and package == REPORTS:
+        found[EXAMPLE] = (("\n\n".join(reports).rstrip("\n") + "\n").encode(), 0o644)
     return found
 
 

@@ -322,6 +322,16 @@ def test_the_base_imports_nothing_of_the_rest_when_it_starts() -> None:
                 assert not targets & others, f"{name} imports {targets & others}"
 
 
+def test_each_package_has_its_part_of_the_default_file() -> None:
+    """Together they are the whole one; what is for MQTT is to be appended by who wants it."""
+    base, example = (
+        contents(part)[name][0].decode()
+        for part, name in (("wgrouter", "etc/config/wgrouter"), ("wgrouter-mqtt", "usr/share/wgrouter/mqtt"))
+    )
+    assert "mqtt" not in base and example.splitlines()[2] == "#config mqtt 'mqtt'"
+    assert base + "\n" + example == (ROOT / "files/etc/config/wgrouter").read_text()
+
+
 def test_the_feed_installs_the_same_files() -> None:
     for name in RECIPES:
         assert f"build_ipk.py --package {name} --tree $(1)" in MAKEFILE

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wgrouter.config import uci
+from wgrouter.config import uci, uci_text
 from wgrouter.config.load import FILES, LARGEST, MAIN_FILE, NETWORK_FILE, Loaded, load, read
 from wgrouter.config.problems import MOST, Problem
 from wgrouter.config.schema import BY_TYPE, SECTIONS
@@ -675,7 +675,7 @@ def sections(names: st.SearchStrategy[str]) -> st.SearchStrategy[bytes]:
         content,
     )
     unique = st.lists(section, max_size=8, unique_by=lambda each: each.name or object())
-    return unique.map(lambda found: uci.write(found).encode())
+    return unique.map(lambda found: uci_text.write(found).encode())
 
 
 @given(sections(NAMES), sections(NETWORK_NAMES))

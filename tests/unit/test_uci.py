@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wgrouter.config import uci
-from wgrouter.config.uci import Option, Section, UciError, parse, write
+from wgrouter.config.uci import Option, Section, UciError, parse
+from wgrouter.config.uci_text import write
 
 Plain = list[tuple[str, str, dict[str, str | list[str]]]]
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 
-from wgrouter.config.uci import Option, Section, UciError, parse, write
+from wgrouter.config.uci import Option, Section, UciError, parse
+from wgrouter.config.uci_text import write
 
 
 class Unchangeable(ValueError):

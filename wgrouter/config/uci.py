@@ -1,4 +1,4 @@
-"""Text of UCI files ⇄ sections, exactly as libuci reads it in its strict mode.
+"""Text of UCI files → sections, exactly as libuci reads it in its strict mode (uci_text.py writes it).
 
 Knows the syntax alone: no option has a meaning here, no file is opened. The oddities of libuci are kept on
 purpose, because what the router reads is what counts: an option with an empty value is as if it were not
@@ -11,13 +11,12 @@ Bytes that are not UTF-8 survive as surrogate escapes, so that what is read can 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 _SPACE = b" \t\n\v\f\r"  # isspace() in the C locale, which is also what bytes.split() takes
-_NAME = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_"
-_TYPE = bytes(range(33, 127))
+NAME = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_"
+TYPE = bytes(range(33, 127))
 _COMMANDS = {
     b"p": b"package", b"package": b"package", b"c": b"config", b"config": b"config",
     b"o": b"option", b"option": b"option", b"l": b"list", b"list": b"list",
@@ -96,49 +95,7 @@ def parse(data: bytes) -> Document:
     return _Parser(data).document()
 
 
-def write(sections: Iterable[Section]) -> str:
-    """The text of sections, as `uci export` has it. UciError (line 0) for what UCI has no spelling for."""
-    lines = []
-    for section in sections:
-        _check(section.type, _TYPE, "section type")
-        odd = any(character in section.type for character in "'\"#;\\")
-        head = f"config {_quoted(section.type) if odd else section.type}"
-        if not section.anonymous:
-            _check(section.name, _NAME, "section name")
-            head += f" '{section.name}'"
-        lines += ["", head]
-        for option in section.options.values():
-            _check(option.name, _NAME, "option name")
-            if not option.value:
-                raise UciError(
-                    0, 0, f"option {_safe(_bytes(option.name))} is empty", "text of one character or more"
-                )
-            word, values = (
-                ("option", (option.value,)) if isinstance(option.value, str) else ("list", option.value)
-            )
-            for value in values:
-                _check(value, b"", "value")
-                lines.append(f"\t{word} {option.name} {_quoted(value)}")
-    return "\n".join([*lines[1:], ""])
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "'\\''") + "'"
-
-
-def _check(text: str, allowed: bytes, what: str) -> None:
-    """UciError if the text has a character that is not among those allowed (none given: any but NUL)."""
-    try:
-        data = _bytes(text)
-    except UnicodeEncodeError:
-        raise UciError(0, 0, f"{what} with half a character (a lone surrogate)", "text") from None
-    if b"\0" in data or (allowed and (not data or data.translate(None, allowed))):
-        raise UciError(
-            0, 0, f"{what} {_safe(data)} cannot be written", "letters, digits and _" if allowed else "no NUL"
-        )
-
-
-def _bytes(text: str) -> bytes:
+def bytes_of(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
@@ -146,9 +103,9 @@ def _text(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
-def _safe(word: bytes) -> str:
+def safe(word: bytes) -> str:
     """A word of the file for an error text: shown only if it cannot be (a piece of) a key."""
-    if word and len(word) <= 24 and not word.translate(None, _NAME + b"-."):
+    if word and len(word) <= 24 and not word.translate(None, NAME + b"-."):
         return f"'{word.decode()}'"
     return f"of {len(word)} bytes (not shown: it may be part of a key)" if word else "''"
 
@@ -314,9 +271,9 @@ class _Parser:
         name = self._argument()
         if not name and required:
             raise self._error(f"no {what}", f"{what} of letters, digits and _")
-        if name.translate(None, _NAME + also):
+        if name.translate(None, NAME + also):
             raise self._error(
-                f"{what} {_safe(name)} has a character that is not allowed", "letters, digits and _"
+                f"{what} {safe(name)} has a character that is not allowed", "letters, digits and _"
             )
         return name
 
@@ -343,7 +300,7 @@ class _Parser:
                 if known:
                     raise self._error(f"nothing follows '{known.decode()}'", "a name after it")
                 raise self._error(
-                    f"unknown command {_safe(word.strip(_SPACE))}",
+                    f"unknown command {safe(word.strip(_SPACE))}",
                     "config, option, list, package; # for a comment",
                 )
             self._position = stop + 1
@@ -359,9 +316,9 @@ class _Parser:
         kind = self._argument()
         if not kind:
             raise self._error("no section type", "config <type> or config <type> '<name>'")
-        if kind.translate(None, _TYPE):
+        if kind.translate(None, TYPE):
             raise self._error(
-                f"section type {_safe(kind)} has a character that is not allowed", "visible ASCII characters"
+                f"section type {safe(kind)} has a character that is not allowed", "visible ASCII characters"
             )
         name = self._name_argument("section name", required=False)
         self._end_of_command()
@@ -401,7 +358,7 @@ class _Parser:
             words.append(word)
         if command == b"config":
             name = words[1] if len(words) == 2 else b""
-            if words[0].translate(None, _TYPE) or name.translate(None, _NAME):
+            if words[0].translate(None, TYPE) or name.translate(None, NAME):
                 return False
             kind = words[0].decode()
             known = self._by_name.get(name.decode())
@@ -411,7 +368,7 @@ class _Parser:
             return True
         if command == b"package" or len(words) != 2 or self._section is None:
             return False
-        if words[0].translate(None, _NAME):
+        if words[0].translate(None, NAME):
             return False
         self._put(words[0].decode(), _text(words[1]), self._line, command == b"list")
         return True
@@ -426,8 +383,8 @@ class _Parser:
         if name and name in self._by_name:
             known = self._by_name[name]
             if known.type != kind:
-                first = f"has the type {_safe(_bytes(known.type))} since line {known.line}"
-                raise self._error(f"section {_safe(_bytes(name))} {first}", "one type for each name")
+                first = f"has the type {safe(bytes_of(known.type))} since line {known.line}"
+                raise self._error(f"section {safe(bytes_of(name))} {first}", "one type for each name")
             self._section = known
             return
         made = name or _generated_name(kind, len(self._sections) + 1)
