@@ -28,7 +28,7 @@ def ddns(bench: Bench) -> None:
             for _ in range(bench.runs(10, 2)):
                 pause(1 + chance.random() * TTL)
                 begin = _move(lab, "site1")
-                until(lambda: not flow.flowing(0.2), within=5, what="the break")
+                pause(0.3)  # by now nothing of the old place is under way
                 until(lambda: flow.flowing(), within=40, what="traffic again")
                 bench.add("ddns_move_to_traffic_s", flow.outage(since=begin))
         agent.stop()
