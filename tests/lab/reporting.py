@@ -1,5 +1,5 @@
 """What the tests of reporting share: an agent that reports to the lab's broker, and a witness whose every
-message is checked against docs/mqtt.
+message is checked against docs/mqtt, and for keys.
 """
 
 import json
@@ -69,12 +69,16 @@ class Witness:
     def __init__(self, lab: Lab, *topics: str) -> None:
         self._subscriber: Subscriber = lab.broker.subscribe(*(topics or TOLD))
         self._checked = 0
+        keys = lab.keys
+        self._keys = keys.secrets() | {key.public for key in (*keys.routers.values(), *keys.sites.values())}
+        self._keys.add(lab.broker.password("router"))
 
     def messages(self, end: str = "") -> list[Message]:
         found = self._subscriber.messages()
         for message in found[self._checked :]:
             if message.topic.startswith("wgrouter/"):
                 mqtt_schemas.check(message.topic, message.payload)
+            assert not any(key in message.payload for key in self._keys), f"{message.topic} tells a key"
         self._checked = len(found)
         return [message for message in found if message.topic.endswith(end)]
 

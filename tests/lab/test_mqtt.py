@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -173,3 +176,67 @@ def test_retained_state_is_there_for_who_comes_later(lab: Lab) -> None:
         "wgrouter/router/tunnel/wg0/site1",
     }
     assert not [message for message in late.messages("/event") if message.retained]
+
+
+def test_events_outlive_a_restart_where_a_file_is_given(lab: Lab) -> None:
+    witness = Witness(lab)
+    file = lab.router.root / "etc/wgrouter.events"
+    config = configuration(lab, queue_file=file)
+    agent = lab.router.start_agent(config)
+    witness.settled(agent)
+    cut_off(lab)
+    agent.cli("switch", "eth2")
+    until(lambda: reporting(agent)["queued"] > 3, within=5, what="events that wait")
+    agent.stop()
+    assert file.stat().st_mode & 0o777 == 0o600
+    reconnect(lab)
+    agent.start()
+    witness.settled(agent)
+    assert not file.exists()
+    boots = [event["boot"] for _, event in witness.events()]
+    first, second = dict.fromkeys(boots)
+    told = {event["seq"]: event["type"] for _, event in witness.events() if event["boot"] == first}
+    assert sorted(told) == list(range(1, max(told) + 1))
+    assert "uplink.failover" in told.values() and told[max(told)] == "agent.stopped"
+    assert second > first
+
+
+def test_home_assistant_is_told_again_when_it_starts(lab: Lab) -> None:
+    witness = Witness(lab)
+    agent = lab.router.start_agent(configuration(lab, homeassistant="homeassistant"))
+    witness.settled(agent)
+    topic = "/wgrouter_router/config"
+    until(lambda: len(witness.messages(topic)) == 1, within=5, what="discovery")
+    assert not witness.messages(topic)[0].retained  # as it was published; retained for who comes later:
+    lab.broker.publish("homeassistant/status", "online")
+    until(lambda: len(witness.messages(topic)) == 2, within=5, what="discovery again")
+    assert len({message.payload for message in witness.messages(topic)}) == 1
+    assert [message.retained for message in Witness(lab, f"homeassistant/device{topic}").messages()] in (
+        [],
+        [True],
+    )
+
+
+def test_without_the_package_the_agent_runs_and_says_what_is_missing(lab: Lab) -> None:
+    """The main package alone, as it is laid out on a router."""
+    tree = lab.directory / "tree"
+    builder = Path(__file__).resolve().parents[2] / "package/build_ipk.py"
+    subprocess.run([sys.executable, str(builder), "--package", "wgrouter", "--tree", str(tree)], check=True)
+    command = [sys.executable, "-P", "-m", "wgrouter", "run", "--root", str(lab.router.root)]
+    env = {"PYTHONPATH": str(tree / "usr/lib/wgrouter")}
+    agent = lab.router.start_agent(configuration(lab), command=command, env=env)
+    agent.says("the package wgrouter-mqtt is not installed", within=10)
+    until(lambda: all(wan["state"] == "up" for wan in agent.status()["wans"]), within=15, what="usable WANs")
+    assert agent.output().count("[broker.absent]") == 1
+    assert agent.status()["mqtt"] is None
+    assert agent.stop() == 0
+
+
+def test_the_metrics_file_is_written_without_a_broker(lab: Lab) -> None:
+    file = lab.router.root / "wgrouter.prom"
+    config = f"config mqtt\n\toption metrics_file '{file}'\n\toption metrics_interval '5'\n"
+    agent = lab.router.start_agent(config)
+    until(lambda: file.exists() and "wgrouter_wan_up" in file.read_text(), within=20, what="the figures")
+    assert "wireguard_received_bytes_total" in agent.cli("metrics")
+    assert "wgrouter_mqtt_connected" not in file.read_text()
+    agent.cli("diagnose", "wg0/site1", check=False)
