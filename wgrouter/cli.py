@@ -163,9 +163,10 @@ def _switch_arguments(parser: argparse.ArgumentParser) -> None:
 def _fleet_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "wgrouter fleet watch|send …"
     parser.description = (
-        "Watches and commands all routers of an MQTT broker: for an operator's machine, where this\n"
-        "repository and paho-mqtt are (apt install python3-paho-mqtt). No router has it. See\n"
-        "`wgrouter fleet watch --help`, `wgrouter fleet send --help` and docs/fleet.md."
+        "Watches and commands all routers of an MQTT broker. For an operator's machine,\n"
+        "where this repository and paho-mqtt are (apt install python3-paho-mqtt): it is\n"
+        "in no package for routers. See `wgrouter fleet watch --help`, `wgrouter fleet\n"
+        "send --help` and docs/fleet.md."
     )
     parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 

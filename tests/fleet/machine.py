@@ -179,10 +179,11 @@ class Terminal:
                 return
             if not data:
                 return
+            came = time.monotonic()
             with self._lock:
                 self.raw += data
                 self._stream.feed(data)
-                self.updated = time.monotonic()
+                self.updated = came
 
     @property
     def text(self) -> str:

@@ -1,6 +1,7 @@
 """`make demo`: the real agent in the lab, a peer's name that moves, and a timeline that a person can follow.
 
-SCENARIO ddns (the default) moves the peer and its name; failover takes the first of two uplinks away.
+SCENARIO ddns (the default) moves the peer and its name; failover takes the first of two uplinks away; fleet
+shows what the operator of three routers sees.
 What the plain rule "no handshake for 135 s:
 resolve again" (the cron job that OpenWrt ships) would have cost is computed beside it, not run: it
 would take four minutes.
@@ -113,7 +114,14 @@ def _carrier(status: dict[str, Any]) -> str:
     return str(next((wan["device"] for wan in status["wans"] if wan["active"] and wan["family"] == 4), ""))
 
 
-SCENARIOS = {"ddns": ddns, "failover": failover}
+def fleet() -> int:
+    """Three routers in trouble, each in its own way, on their operator's screen."""
+    from tests.lab import demo_fleet
+
+    return demo_fleet.run()
+
+
+SCENARIOS = {"ddns": ddns, "failover": failover, "fleet": fleet}
 
 
 def _tell(begin: float, text: str) -> None:

@@ -7,12 +7,18 @@ the fingerprints of their keys, or, where WireGuard runs in userspace and does n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from . import openwrt
 from .agent import Agent
 from .lab import Lab
+from .netns import LabError
+from .poll import until
 from .reporting import WANS, configuration
 
 ID = "headquarters"
@@ -24,11 +30,12 @@ _COMMANDS = "".join(
 
 def start(lab: Lab) -> dict[str, Agent]:
     """Start an agent on every router and on site1, all reporting to the lab's broker; by their ids."""
-    agents = {name: _branch(lab, name) for name in lab.routers}
+    agents = {name: branch(lab, name) for name in lab.routers}
     return {**agents, ID: _headquarters(lab)}
 
 
-def _branch(lab: Lab, name: str) -> Agent:
+def branch(lab: Lab, name: str = "router") -> Agent:
+    """Start the agent of one router."""
     options = {"will_delay": WILL_DELAY, "keepalive": KEEPALIVE}
     return lab.routers[name].start_agent(configuration(lab, more=_COMMANDS + WANS, router=name, **options))
 
@@ -115,17 +122,54 @@ def rejoin(lab: Lab, router: str) -> None:
         lab.unblackhole(isp.name)
 
 
-def operator(lab: Lab) -> list[str]:
-    """Options of `wgrouter fleet` with which the operator is let in."""
-    password = _write(lab.directory / "operator-password", lab.broker.password("operator") + "\n")
-    url = f"mqtts://{lab.broker.host}:8883"
-    return [
-        "--broker",
-        url,
-        "--user",
-        "operator",
-        "--password-file",
-        str(password),
-        "--ca-file",
-        str(lab.broker.ca),
-    ]
+class Operator:
+    """An operator's machine, beside the broker."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.password = self.secret("operator", lab.broker.password("operator"))
+        self.ca = ["--ca-file", str(lab.broker.ca)]
+        self.user = ["--user", "operator", "--password-file", str(self.password)]
+        self.options = ["--broker", f"mqtts://{lab.broker.host}:8883", *self.user, *self.ca]
+        self.enter = lab.broker.box.entering()
+
+    def secret(self, name: str, text: str) -> Path:
+        """A file that only its owner may read."""
+        return _write(self.lab.directory / f"secret-of-{name}", text + "\n")
+
+    def run(self, *arguments: str, options: Sequence[str] | None = None) -> tuple[int, str, str]:
+        """`wgrouter fleet …` to its end: exit status, output, complaints."""
+        words = [*arguments, *(self.options if options is None else options)]
+        argv = [*self.enter, sys.executable, "-m", "wgrouter", "fleet", *words]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+        return done.returncode, done.stdout, done.stderr
+
+    def rows(self) -> dict[str, Any]:
+        """The table, by id."""
+        status, out, err = self.run("watch", "--once", "--json")
+        if status:
+            raise LabError(err)
+        return {row["id"]: row for row in json.loads(out)["routers"]}
+
+    def until(self, condition: Callable[[dict[str, Any]], bool], what: str) -> dict[str, Any]:
+        """The first table of which it is true."""
+        rows: dict[str, Any] = {}
+
+        def so() -> bool:
+            nonlocal rows
+            rows = self.rows()
+            return condition(rows)
+
+        until(so, within=90, what=what)
+        return rows
+
+    def until_well(self, *names: str) -> None:
+        """Return when these, and no others, are online with all their tunnels."""
+
+        def well(rows: dict[str, Any]) -> bool:
+            fine = [name for name, row in rows.items() if row["status"] == "online"]
+            return sorted(fine) == sorted(names) and all(
+                row["peers_alive"] == row["peers"] for row in rows.values()
+            )
+
+        self.until(well, "a fleet that is well")

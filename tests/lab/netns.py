@@ -140,6 +140,10 @@ class Box:
             *argv,
         ]
 
+    def entering(self) -> list[str]:
+        """What to put before a command that shall run in here."""
+        return self._enter([])
+
     def run(self, *argv: str, stdin: str = "", check: bool = True, timeout: float = PATIENCE_SECONDS) -> str:
         """Run a program in here to its end and return its output."""
         return run(self._enter(argv), stdin=stdin, check=check, timeout=timeout)

@@ -64,15 +64,22 @@ def rows(
     fleet: Fleet, now: float, sort: str = "status", reverse: bool = False, sought: str = ""
 ) -> list[Row]:
     """What the table shows, in its order. `sought` are the words of a filter."""
-    words = [word for word in sought.lower().split() if word != "!"]
+    return ordered(judged(fleet, now), sort, reverse, sought)
+
+
+def judged(fleet: Fleet, now: float) -> list[Row]:
+    """Every router, by its id."""
     departures = verdict.departed(fleet)
-    found = [_row(fleet, router, now, departures) for router in fleet.routers.values()]
-    if words:
-        found = [row for row in found if row.fits(words)]
-    found.sort(key=lambda row: row.router.id)
+    return [_row(fleet, fleet.routers[name], now, departures) for name in sorted(fleet.routers)]
+
+
+def ordered(found: Sequence[Row], sort: str, reverse: bool, sought: str) -> list[Row]:
+    """Those that fit a filter, in an order; equals by their ids."""
+    words = [word for word in sought.lower().split() if word != "!"]
+    kept = [row for row in found if row.fits(words)]
     if sort != "router":
-        found.sort(key=_ORDER[sort])
-    return found[::-1] if reverse else found
+        kept.sort(key=_ORDER[sort])
+    return kept[::-1] if reverse else kept
 
 
 _ORDER: Mapping[str, Callable[[Row], Any]] = {
@@ -187,7 +194,8 @@ def line(row: Row, columns: Sequence[int], now: float) -> Line:
 
 def banner(fleet: Fleet, now: float, broker: str, found: Sequence[Row], all_rows: int) -> list[Line]:
     """What stands above the table: who is asked, how the fleet fares, and what to mistrust."""
-    shown = f"{len(found)} of {all_rows} routers" if len(found) != all_rows else f"{all_rows} routers"
+    shown = f"{all_rows} router{'s' * (all_rows != 1)}"
+    shown = f"{len(found)} of {shown}" if len(found) != all_rows else shown
     pieces: list[tuple[str, str]] = [(f"{fleet.prefix} on {broker}", "bold"), (f"   {shown}", "")]
     for status, count in summary(found):
         pieces += [("   ", ""), (f"{count} {status}", verdict.STATUSES[status][1])]

@@ -46,9 +46,11 @@ class View:
     selected: str = ""  # a router's id; "": whatever is first
     top: int = 0  # first row or line shown
     page: int = 10  # rows that fit
-    _rows: list[Row] = field(default_factory=list)
-    _built: tuple[object, ...] = ()
-    _built_at: float = 0.0
+    _judged: list[Row] = field(default_factory=list)
+    _rows: list[Row] = field(default_factory=list)  # of those what is shown, in order
+    _built: tuple[int, int] = (-1, -1)
+    _built_at: float = -1.0
+    _order: tuple[str, bool, str] = ("", False, "")
     _cost: float = 0.0
 
     # ------------------------------------------------------------ keys
@@ -137,22 +139,24 @@ class View:
 
     def stale(self, now: float) -> bool:
         """Whether the lines would be others than those drawn last."""
-        return self._built[:2] != (self.fleet.revision, int(now)) or self._built[2:] != self._order()
+        return self._built != (self.fleet.revision, int(now)) or self._order != self._asked()
 
-    def _order(self) -> tuple[object, ...]:
+    def _asked(self) -> tuple[str, bool, str]:
         return self.sort, self.reverse, self.sought
 
     def _rebuild(self, now: float, tick: Callable[[], float]) -> None:
-        if not self.stale(now):
-            return
+        """Judge the routers anew if there is news, and put them in order if that or the order changed."""
         begun = tick()
-        asked = self._built[2:] != self._order()
-        if not asked and begun - self._built_at < max(REBUILD, 2 * self._cost):
-            return  # a storm of messages must not take the time that keys need
-        self._rows = table.rows(self.fleet, now, self.sort, self.reverse, self.sought)
-        self._built = (self.fleet.revision, int(now), *self._order())
-        self._built_at = tick()
-        self._cost = self._built_at - begun
+        current = (self.fleet.revision, int(now))
+        # A storm of messages must not take the time that keys need.
+        if current != self._built and begun - self._built_at >= max(REBUILD, 2 * self._cost):
+            self._judged = table.judged(self.fleet, now)
+            self._built, self._built_at = current, tick()
+            self._cost = self._built_at - begun
+        elif self._order == self._asked():
+            return
+        self._order = self._asked()
+        self._rows = table.ordered(self._judged, *self._order)
 
     def lines(
         self, now: float, clock: Callable[[float], str], tick: Callable[[], float], total: int, height: int
