@@ -11,10 +11,11 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from . import until
+from . import stays, until
 from .agent import Agent
 from .lab import Lab
 from .nodes import LabRouter
+from .traffic import Flow
 
 # The decisions are those of the defaults; only the time that a healed WAN must wait is shorter.
 QUICK = "config hold 'hold'\n\toption up_after '1s'\n\toption up_max '4s'\n"
@@ -132,6 +133,20 @@ def healed(lab: Lab) -> Iterator[Agent]:
     finally:
         lab.heal()
     healthy(lab, within=40)
+
+
+def steady(*flows: Flow) -> list[int]:
+    """How many packets of each flow are lost by now; for half a second none of them has stopped.
+
+    To be asked after a fault is healed: replacing an ISP's rules can cost a packet.
+    """
+    stays(lambda: all(flow.flowing(0.5) for flow in flows), during=0.5, what="steady flows")
+    return [flow.lost for flow in flows]
+
+
+def lost_since(before: list[int], *flows: Flow) -> list[int]:
+    """How many more are lost now."""
+    return [max(0, flow.lost - count) for flow, count in zip(flows, before, strict=True)]
 
 
 def switches(agent: Agent) -> int:
