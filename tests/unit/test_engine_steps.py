@@ -1,0 +1,234 @@
+"""The engine step by step: what it takes in, what it looks at, and when it wakes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from wgrouter.core import engine as module
+from wgrouter.core.engine import HINTED, NET_LOOK, RECENT, Engine
+from wgrouter.core.findings import Why
+from wgrouter.core.messages import (
+    Ask,
+    Commanded,
+    Configured,
+    Failed,
+    Hinted,
+    Look,
+    Observed,
+    SetEndpoint,
+    Step,
+    Stopping,
+    Woke,
+)
+from wgrouter.core.model import (
+    EVERYTHING,
+    INTERFACES,
+    NAMESERVERS,
+    NET,
+    NEVER,
+    NFT,
+    RT_TABLE_MAIN,
+    Address,
+    DeviceSeen,
+    Endpoint,
+    Hop,
+    Interface,
+    Link,
+    Nameserver,
+    Net,
+    PeerSeen,
+    Route,
+)
+from wgrouter.core.names import Wanted
+from wgrouter.core.settings import HostPort, Peer, Settings, Tunnel, Wan
+
+NAMED = Peer("wg0", "k", "office", (HostPort("a.example"), HostPort("192.0.2.1"), HostPort("b.example")))
+SETTINGS = Settings(tunnels=(Tunnel("wg0", peers=(NAMED,)),))
+SEEN = Net(
+    {"eth1": Link(2, "eth1"), "wg0": Link(3, "wg0", kind="wireguard")},
+    (Address("eth1", "10.0.0.2/24"),),
+    (Route(4, RT_TABLE_MAIN, "0.0.0.0/0", (Hop("10.0.0.1", "eth1"),)),),
+)
+DEVICES = {"wg0": DeviceSeen("wg0", peers={"k": PeerSeen("k", Endpoint("192.0.2.1", 51820), (1, 0))})}
+SERVERS = (Nameserver("192.0.2.53"),)
+WHOLE = Observed(SEEN, DEVICES, SERVERS, None, True, "")
+
+
+def looks(step: Step) -> list[tuple[str, ...]]:
+    return [effect.parts for effect in step.effects if isinstance(effect, Look)]
+
+
+def whys(step: Step) -> list[Why]:
+    return [finding.why for finding in step.findings]
+
+
+def asked(step: Step) -> set[tuple[str, str]]:
+    return {(effect.name, effect.type) for effect in step.effects if isinstance(effect, Ask)}
+
+
+@pytest.fixture
+def engine() -> Engine:
+    made = Engine()
+    made.handle(Configured(SETTINGS, "seed"), 100.0)
+    return made
+
+
+def test_before_settings_nothing_is_heard() -> None:
+    engine = Engine()
+    before = engine.state
+    assert engine.handle(WHOLE, 1.0) == Step() and engine.handle(Stopping(), 2.0) == Step()
+    assert engine.state is before
+
+
+def test_settings_are_told_and_everything_is_looked_at() -> None:
+    step = Engine().handle(Configured(SETTINGS, "seed"), 100.0)
+    assert looks(step)[0] == (*EVERYTHING, NFT)
+    assert [str(finding) for finding in step.findings] == [
+        "settings in force: 1 tunnels, 1 peers, discovered WANs"
+    ]
+    two = replace(SETTINGS, wans=(Wan("wan"), Wan("wanb")))
+    told = Engine().handle(Configured(two, "seed"), 100.0).findings[0].text
+    assert told == "settings in force: 1 tunnels, 1 peers, 2 WANs"
+
+
+def test_the_seed_stays_where_a_reload_has_none(engine: Engine) -> None:
+    engine.handle(Configured(SETTINGS), 101.0)
+    assert engine.state.seed == "seed"
+    engine.handle(Configured(SETTINGS, "other"), 102.0)
+    assert engine.state.seed == "other"
+
+
+def test_a_part_that_was_not_looked_at_keeps_its_last_value(engine: Engine) -> None:
+    interfaces = {"wan": Interface("wan", "eth1", True)}
+    engine.handle(replace(WHOLE, interfaces=interfaces, nft="digest"), 101.0)
+    before = engine.state.world
+    engine.handle(Observed(), 102.0)
+    assert engine.state.world == before
+    assert before.net is SEEN and before.wireguard is DEVICES and before.nameservers == SERVERS
+    assert before.interfaces == interfaces and before.nft == "digest"
+    for part, value in (
+        ("net", replace(SEEN, rules=())),
+        ("wireguard", {}),
+        ("nameservers", ()),
+        ("interfaces", {}),
+        ("nft", ""),
+    ):
+        engine.handle(Observed(**{part: value}), 103.0)
+        assert getattr(engine.state.world, part) == value, part
+
+
+def test_the_clock_is_told_when_it_changes(engine: Engine) -> None:
+    wrong, right = Observed(clock_trusted=False), Observed(clock_trusted=True)
+    told = [whys(engine.handle(event, 101.0)) for event in (right, wrong, wrong, right)]
+    assert told == [[], [Why.CLOCK_WRONG], [], [Why.CLOCK_RIGHT]]
+
+
+@pytest.mark.parametrize("source", ["rtnetlink", "nftables", "ubus", "hotplug", "signal"])
+def test_a_hint_is_a_look(engine: Engine, source: str) -> None:
+    expected = {"rtnetlink": (NET, NAMESERVERS), "nftables": (NFT,)}.get(source, EVERYTHING)
+    engine.handle(WHOLE, 100.5)
+    assert looks(engine.handle(Hinted(source), 101.0))[0] == expected
+    assert set(HINTED) == {"rtnetlink", "nftables"}
+
+
+def test_the_network_is_looked_at_now_and_then_though_no_hint_comes(engine: Engine) -> None:
+    parts = (NET, NAMESERVERS, INTERFACES, NFT)
+    assert parts not in looks(engine.handle(Woke(), 100.0 + NET_LOOK - 0.1))
+    assert parts in looks(engine.handle(Woke(), 100.0 + NET_LOOK))
+    assert parts not in looks(engine.handle(Woke(), 100.1 + NET_LOOK))
+    assert engine.state.net_look_at == 100.0 + 2 * NET_LOOK
+    assert engine.handle(Woke(), 100.2 + NET_LOOK).wake_at <= 100.0 + 2 * NET_LOOK
+
+
+def test_a_command_is_told_and_looks(engine: Engine) -> None:
+    step = engine.handle(Commanded("refresh", {}, "ubus"), 101.0)
+    assert whys(step) == [Why.COMMANDED] and step.findings[0].text == "refresh asked by ubus"
+    assert looks(step)[0] == EVERYTHING and not asked(step)
+
+
+def test_names_are_asked_for_as_soon_as_there_is_a_server(engine: Engine) -> None:
+    step = engine.handle(WHOLE, 101.0)
+    assert asked(step) == {(name, kind) for name in ("a.example", "b.example") for kind in ("A", "AAAA")}
+    assert {effect.server.device for effect in step.effects if isinstance(effect, Ask)} == {"eth1"}
+
+
+def test_reresolve_asks_for_every_name() -> None:
+    fresh = Engine()
+    fresh.handle(Configured(SETTINGS, "seed"), 100.0)
+    fresh.handle(WHOLE, 101.0)
+    for _ in range(40):  # nobody answers: the round of both names ends
+        wake = fresh.handle(Woke(), fresh.state.net_look_at).wake_at
+        assert wake < NEVER
+    entries = fresh.state.names.entries
+    idle = {key: entry.name for key, entry in entries.items()}
+    assert all(not name.asking for name in idle.values())
+    at = max(name.asked for name in idle.values()) + 2.5
+    assert {name for name, _ in asked(fresh.handle(Commanded("reresolve"), at + 0.1))} == {
+        "a.example",
+        "b.example",
+    }
+
+
+@pytest.mark.parametrize(
+    ("family", "types"),
+    [
+        ("auto", ("AAAA", "A")),
+        ("prefer_ipv4", ("AAAA", "A")),
+        ("prefer_ipv6", ("AAAA", "A")),
+        ("ipv4", ("A",)),
+        ("ipv6", ("AAAA",)),
+    ],
+)
+def test_which_names_are_wanted(family: str, types: tuple[str, ...]) -> None:
+    for srv in (False, True):
+        peer = replace(NAMED, family=family, srv=srv)
+        assert module.wanted_names((peer,)) == (
+            Wanted("a.example", types, srv),
+            Wanted("b.example", types, srv),
+        )
+
+
+def test_what_was_said_lately_is_kept_up_to_a_bound(engine: Engine) -> None:
+    for number in range(RECENT + 10):
+        engine.handle(Commanded(f"verb{number}"), 101.0 + number / 1000)
+    recent = engine.state.recent
+    assert len(recent) == RECENT and recent[-1].finding.text == f"verb{RECENT + 9} asked by cli"
+    assert recent[-1].at == 101.0 + (RECENT + 9) / 1000
+
+
+def test_a_failure_with_another_reason_is_told_again(engine: Engine) -> None:
+    effect = SetEndpoint("wg0", "k", Endpoint("192.0.2.1", 1))
+    told = [whys(engine.handle(Failed(effect, reason), 101.0)) for reason in ("one", "one", "other", "one")]
+    assert told == [[Why.EFFECT_FAILED], [], [Why.EFFECT_FAILED], [Why.EFFECT_FAILED]]
+    other = Failed(Look(EVERYTHING), "one")
+    assert whys(engine.handle(other, 102.0)) == [Why.EFFECT_FAILED], "each kind by itself"
+
+
+def test_wake_at_is_the_first_moment_ahead(engine: Engine) -> None:
+    now = 101.0
+    wake = engine.handle(WHOLE, now).wake_at
+    for _ in range(300):
+        assert now < wake < now + NET_LOOK + 0.001
+        now, wake = wake, engine.handle(Woke(), wake).wake_at
+
+
+def test_a_stop_is_the_last_word(engine: Engine) -> None:
+    engine.handle(WHOLE, 101.0)
+    assert whys(engine.handle(Stopping(), 102.0)) == [Why.AGENT_STOPPED]
+    assert engine.state.stopped
+    assert engine.handle(WHOLE, 103.0) == Step() and engine.handle(Configured(SETTINGS), 104.0) == Step()
+
+
+def test_another_network_is_one_whose_exits_or_addresses_differ(engine: Engine) -> None:
+    engine.handle(WHOLE, 101.0)
+    first = engine.state.signature
+    assert first == ("4 eth1 10.0.0.1", "eth1 10.0.0.2/24")
+    engine.handle(Observed(wireguard=DEVICES), 102.0)
+    assert engine.state.signature == first
+    engine.handle(Observed(net=replace(SEEN, routes=())), 103.0)
+    assert engine.state.signature == () and engine.state.exits == ()
+    changed = engine.state.names.changed
+    engine.handle(Observed(net=SEEN), 110.0)
+    assert engine.state.signature == first and engine.state.names.changed == 110.0 > changed
