@@ -475,8 +475,9 @@ def test_whatever_comes_in_whatever_order_the_table_can_be_drawn(
     steps: list[tuple[str, bytes | None]], retained: bool
 ) -> None:
     fleet, now = Fleet("wgrouter"), T
+    rows: list[table.Row] = []
     for topic, payload in steps:
-        now += 1.0
+        rows = table.judged(fleet, now, rows)
         if payload is not None:
             fleet.hear(topic, payload, retained, now)
         elif topic == "connected":
@@ -486,6 +487,7 @@ def test_whatever_comes_in_whatever_order_the_table_can_be_drawn(
         else:
             now += 1000.0
             fleet.tick(now)
+    assert table.judged(fleet, now, rows) == table.judged(fleet, now)  # what is kept is what it would be
     found = table.rows(fleet, now)
     ranks = [row.verdict.rank for row in found]
     assert ranks == sorted(ranks)

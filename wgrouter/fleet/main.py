@@ -34,7 +34,7 @@ FIRST_LOOK = 3.0  # seconds that a watch waits for the broker before it shows an
 CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36", "head": "4",
          "alarm": "1;31"}  # fmt: skip
 
-EPILOG = """every option may stand in a file, one word a line: `wgrouter fleet watch @office`
+EPILOG = """options may stand in a file, one word a line: `wgrouter fleet watch @office`
 
 exit status: 0 all is well, 1 the router said no, 2 the command line is wrong,
 3 the broker or the router does not answer. More in docs/fleet.md."""

@@ -49,6 +49,7 @@ class Router:
     """All that is known of one router. Times are of this machine's clock."""
 
     id: str
+    revision: int = 0  # grows with every change
     online: bool | None = None
     turned: float = 0.0  # when `online` became so, or was first heard of
     turned_seen: bool = False  # False: it was so before we looked
@@ -160,6 +161,7 @@ class Fleet:
                 return
             router = self.routers[name] = Router(name)
         self.revision += 1
+        router.revision += 1
         try:
             self._take(router, kind, rest, payload, retained, now)
         except Unreadable as error:
@@ -304,6 +306,7 @@ class Fleet:
     def _missed(self, router: Router, first: int, last: int, now: float) -> None:
         which = f"event {first} is" if first == last else f"events {first} to {last} are"
         self._note(router, now, "warning", GAP, f"{which} missing: sent, and never heard here")
+        router.revision += 1
         self.revision += 1
 
     def _ledger(self, router: Router, boot: str) -> Ledger:

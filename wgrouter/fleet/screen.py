@@ -21,7 +21,7 @@ from wgrouter.fleet import table
 from wgrouter.fleet.table import Line
 from wgrouter.fleet.view import View
 
-TICK = 0.1  # seconds between looks for news
+TICK = 0.05  # seconds between looks for news
 ESCAPE = 27
 _COLOURS = {"red": 1, "green": 2, "yellow": 3, "cyan": 4}
 _KEYS = {

@@ -19,6 +19,7 @@ from wgrouter.render import span
 
 Line = tuple[tuple[str, str], ...]  # pieces: text and style ("", bold, dim, red, green, yellow, cyan, head)
 GAP = 2
+KEPT = 2.0  # seconds
 COLUMNS = ("ROUTER", "STATUS", "WAN", "TUNNELS", "CHANGED", "CAUSE")
 SORTS = ("status", "router", "wan", "tunnels", "changed")
 _SEVERITY = {"error": "red", "warning": "yellow", "info": "", "debug": "dim"}
@@ -41,6 +42,7 @@ class Row:
     alive: int
     peers: int
     changed: float  # seconds since 1970, 0: not known
+    made: tuple[float, int, bool]  # when, of which revision of the router, and whether our connection was up
 
     @property
     def tunnels(self) -> str:
@@ -67,10 +69,22 @@ def rows(
     return ordered(judged(fleet, now), sort, reverse, sought)
 
 
-def judged(fleet: Fleet, now: float) -> list[Row]:
-    """Every router, by its id."""
+def judged(fleet: Fleet, now: float, known: Sequence[Row] = ()) -> list[Row]:
+    """Every router, by its id. Of `known` rows those are kept of which nothing new was heard: time alone
+    changes them little. Who is away is judged by what others say, each time.
+    """
     departures = verdict.departed(fleet)
-    return [_row(fleet, fleet.routers[name], now, departures) for name in sorted(fleet.routers)]
+    before = {row.router.id: row for row in known}
+    found = []
+    for number, name in enumerate(sorted(fleet.routers)):
+        router, row = fleet.routers[name], before.get(name)
+        # Not all at once, but some each second.
+        until = row.made[0] + KEPT + number % 16 / 8 if row is not None else 0.0
+        same = row is not None and row.router is router and row.made[1:] == (router.revision, fleet.link_up)
+        if row is None or not same or not router.online or not row.made[0] <= now < until:
+            row = _row(fleet, router, now, departures)
+        found.append(row)
+    return found
 
 
 def ordered(found: Sequence[Row], sort: str, reverse: bool, sought: str) -> list[Row]:
@@ -92,10 +106,11 @@ _ORDER: Mapping[str, Callable[[Row], Any]] = {
 
 def _row(fleet: Fleet, router: Router, now: float, departures: Sequence[float]) -> Row:
     state = router.state
+    made = (now, router.revision, fleet.link_up)
     detours = verdict.detours(router)
     judged = verdict.judge(fleet, router, now, departures, detours)
     if state is None:
-        return Row(router, judged, "-", False, 0, 0, router.changed)
+        return Row(router, judged, "-", False, 0, 0, router.changed, made)
     left = {family: old for family, old, _ in detours}
     shown = {
         family: f"{wan or 'none'} ← {left[family]}" if family in left else wan or "none"
@@ -104,7 +119,9 @@ def _row(fleet: Fleet, router: Router, now: float, departures: Sequence[float]) 
     texts = list(dict.fromkeys(shown.values()))
     if len(texts) > 1:
         texts = [f"{family.removeprefix('ip')} {text}" for family, text in shown.items()]
-    return Row(router, judged, ", ".join(texts) or "-", bool(left), state.alive, state.peers, router.changed)
+    return Row(
+        router, judged, ", ".join(texts) or "-", bool(left), state.alive, state.peers, router.changed, made
+    )
 
 
 def summary(found: Iterable[Row]) -> list[tuple[str, int]]:

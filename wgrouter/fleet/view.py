@@ -13,7 +13,7 @@ from wgrouter.fleet.model import Fleet
 from wgrouter.fleet.table import Line, Row
 
 TABLE, DETAIL, FILTER, HELP = "table", "detail", "filter", "help"
-REBUILD = 0.1  # seconds between two looks at all routers, or twice what a look takes
+REBUILD = 0.05  # seconds between two looks at all routers, or twice what a look takes
 SOUGHT_MAX = 80
 HELP_LINES = (
     ("↑ ↓ PgUp PgDn Home End", "move"),
@@ -150,7 +150,7 @@ class View:
         current = (self.fleet.revision, int(now))
         # A storm of messages must not take the time that keys need.
         if current != self._built and begun - self._built_at >= max(REBUILD, 2 * self._cost):
-            self._judged = table.judged(self.fleet, now)
+            self._judged = table.judged(self.fleet, now, self._judged)
             self._built, self._built_at = current, tick()
             self._cost = self._built_at - begun
         elif self._order == self._asked():
