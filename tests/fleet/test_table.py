@@ -194,6 +194,22 @@ def test_q_leaves_the_table_but_is_a_letter_in_a_filter() -> None:
     assert not seen.view.press("q")
 
 
+def test_a_router_that_is_not_known_yet_is_waited_for() -> None:
+    fleet = Fleet("wgrouter")
+    view = View(fleet, "b", mode=DETAIL, selected="r0003")
+    lines, _ = view.lines(T, str, lambda: 1.0, 80, 20)
+    assert text(lines[0]) == "nothing is heard of r0003 yet"
+    assert view.press("escape")
+    assert view.mode == TABLE
+
+
+def test_what_the_broker_does_not_let_us_read_is_said() -> None:
+    fleet = told(2)
+    fleet.denied("does not let us read all that we ask for: see its access list")
+    lines = table.banner(fleet, T, "b", table.rows(fleet, T), 2)
+    assert text(lines[1]) == "the broker does not let us read all that we ask for: see its access list"
+
+
 def test_help_names_every_status_that_needs_explaining() -> None:
     seen = Seen(height=40)
     shown = seen.press("?")

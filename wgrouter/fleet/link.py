@@ -80,6 +80,9 @@ class Listener(Protocol):
     def published(self, refused: str) -> None:
         """The broker took a message, or says why not."""
 
+    def denied(self, why: str) -> None:
+        """The broker does not let us read something that we asked for."""
+
 
 def where(url: str, **more: str) -> Where:
     """From mqtt(s)://host[:port]. Unusable says what is accepted."""
@@ -268,7 +271,7 @@ class Link:
 
     def _on_subscribe(self, _client: Any, _data: Any, _mid: int, granted: Any, _more: Any = None) -> None:
         if any(int(getattr(code, "value", code)) >= 128 for code in granted):
-            self._listener.published("does not let us read everything below the prefix: see its ACL")
+            self._listener.denied("does not let us read all that we ask for: see its access list")
         self._waiting -= 1
         if not self._waiting:
             self._listener.ready()

@@ -178,6 +178,10 @@ class Ears:
     def published(self, refused: str) -> None:
         """We publish nothing."""
 
+    def denied(self, why: str) -> None:
+        with self.lock:
+            self.fleet.denied(why)
+
     @property
     def settled(self) -> bool:
         return self.is_ready and time.monotonic() - self.heard_at > SETTLED
@@ -230,9 +234,14 @@ def _live(options: argparse.Namespace, ears: Ears, place: Where) -> int:
     if options.id:
         view.selected, view.mode = options.id, DETAIL
 
+    ticked = time.monotonic()
+
     def ended() -> str:
-        with ears.lock:
-            ears.fleet.tick(time.time())
+        nonlocal ticked
+        if time.monotonic() - ticked >= 1.0:
+            ticked = time.monotonic()
+            with ears.lock:
+                ears.fleet.tick(time.time())
         return ears.final
 
     why = screen.run(view, ears.lock, ended)
@@ -308,6 +317,7 @@ class Asking:
         self.why = "does not answer"
         self.final = False
         self.refused: str | None = None
+        self.why_not = ""
         self.heard_at = 0.0
         self._prefix = prefix
 
@@ -326,6 +336,9 @@ class Asking:
 
     def published(self, refused: str) -> None:
         self.refused = refused
+
+    def denied(self, why: str) -> None:
+        self.why_not = why
 
     def message(self, topic: str, payload: bytes, retained: bool) -> None:
         self.heard_at = time.monotonic()
@@ -393,6 +406,7 @@ def _answered(options: argparse.Namespace, asking: Asking, wait: float, place: W
         if not asking.up:
             raise Failure(f"{place.url} {asking.why}: whether {options.id} got it is not known", UNREACHABLE)
         text = f"{options.id} does not answer within {wait:g} s; it may still have carried it out"
+        text += f" (the broker {asking.why_not})" if asking.why_not else ""
         raise Failure(text, UNREACHABLE)
     if options.json:
         out: dict[str, Any] = {"id": options.id, "verb": options.verb, "ok": response.ok}

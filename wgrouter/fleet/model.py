@@ -117,6 +117,7 @@ class Fleet:
         self.link_up = False
         self.link_since = 0.0
         self.link_why = "not connected yet"
+        self.link_denied = ""  # what the broker does not let us read
         # Fingerprint, or / and label → routers' peers that have it.
         self._keys: dict[str, set[tuple[str, str]]] = {}
 
@@ -136,6 +137,10 @@ class Fleet:
         if self.link_up or not self.link_since:
             self.link_since = now
         self.link_up, self.link_why = False, messages.clean(why)
+        self.revision += 1
+
+    def denied(self, why: str) -> None:
+        self.link_denied = messages.clean(why)
         self.revision += 1
 
     # ------------------------------------------------------------ messages

@@ -221,6 +221,8 @@ def banner(fleet: Fleet, now: float, broker: str, found: Sequence[Row], all_rows
         since = f" for {span(now - fleet.link_since)}" if fleet.link_since else ""
         text = f"NO CONNECTION TO THE BROKER{since}: {fleet.link_why}. Below is what was last known."
         lines.append(((text, "alarm"),))
+    elif fleet.link_denied:
+        lines.append(((f"the broker {fleet.link_denied}", "red"),))
     crowd = _crowd(fleet)
     if crowd:
         text = f"{crowd} routers went offline within a minute: look at the broker's side first"

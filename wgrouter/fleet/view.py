@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from wgrouter.fleet import table
+from wgrouter.fleet import messages, table
 from wgrouter.fleet.model import Fleet
 from wgrouter.fleet.table import Line, Row
 
@@ -164,8 +164,9 @@ class View:
         """At most `height` lines, and which of them has the cursor (-1: none). `tick` measures time spent."""
         self._rebuild(now, tick)
         router = self.fleet.routers.get(self.selected)
-        if self.mode == DETAIL and router is not None:
-            everything = table.detail(self.fleet, router, now, clock, total)
+        if self.mode == DETAIL:
+            nothing: Line = ((f"nothing is heard of {messages.clean(self.selected)} yet", "dim"),)
+            everything = [nothing] if router is None else table.detail(self.fleet, router, now, clock, total)
             self.page = max(height - 1, 1)
             self.top = max(0, min(self.top, len(everything) - self.page))
             shown = everything[self.top : self.top + self.page]
