@@ -77,6 +77,21 @@ def test_with_both_families_a_black_hole_is_left_sooner() -> None:
     assert statistics.median(times) < 0.85 and max(times) < 1.1, (statistics.median(times), max(times))
 
 
+def test_one_slow_answer_does_not_lengthen_the_next_outage() -> None:
+    """The first one after a cable was plugged in waits for the neighbour to be found."""
+    router, a, _ = two((4, 6))
+    router.run(10.0)
+    router.at(0.0, set_to(a, carrier=False, rtt=0.4))
+    router.at(1.0, set_to(a, carrier=True))
+    router.quietly(1.5, set_to(a, rtt=0.015))
+    router.run(15.0)
+    assert router.chosen() == A and max(s.rtt or 0 for s in router.links.watches[A, 4].samples) == 0.4
+    cut = router.now
+    router.quietly(0.0, set_to(a, hole=True))
+    router.run(3.0)
+    assert max(when for when, _ in router.said(Why.UPLINK_FAILOVER, cut)) - cut < 1.1
+
+
 @pytest.mark.parametrize("families", [(4,), (4, 6)])
 def test_the_steady_rate_is_one_probe_a_second_per_family(families: tuple[int, ...]) -> None:
     router, _, _ = two(families)

@@ -68,7 +68,10 @@ def test_an_empty_window_says_nothing() -> None:
         ((), 0.6),
         ((0.001, 0.001), 0.2),  # never below late_min
         ((0.1, 0.1), 0.3),  # three usual round trips
-        ((0.02, 0.02, 0.5), 0.75),  # half as much again as the worst
+        ((0.02, 0.02, 0.5), 0.75),  # half as much again as the slow ones
+        ((*[0.01] * 9, 0.4), 0.2),  # one in ten proves nothing
+        ((*[0.01] * 27, 0.4, 0.4, 0.4), 0.2),
+        ((*[0.01] * 26, 0.4, 0.4, 0.4, 0.4), 0.6),
         ((1.9, 1.9), 2.0),  # never beyond the timeout
     ],
 )

@@ -15,7 +15,7 @@ from wgrouter.core.settings import Probing, Wan
 
 LATE_RTTS = 3.0  # an answer is late after this many usual round trips …
 LATE_WORST = (
-    1.5  # … or this much more than the worst of the window: a loaded link (bufferbloat) is not a dead one
+    1.5  # … or this much more than the slow ones of the window: a loaded link (bufferbloat) is not a dead one
 )
 LATE_UNKNOWN: Seconds = 0.6  # before any answer (a satellite's comes while the burst is still being sent)
 WAIT_MIN: Seconds = 0.1  # after the last probe of a burst
@@ -96,7 +96,16 @@ def late_after(samples: Sequence[Sample], probing: Probing) -> Seconds:
     if not rtts:
         return min(LATE_UNKNOWN, probing.timeout)
     usual = LATE_RTTS * sum(rtts) / len(rtts)
-    return min(max(probing.late_min, usual, LATE_WORST * max(rtts)), probing.timeout)
+    return min(max(probing.late_min, usual, LATE_WORST * _slow(rtts)), probing.timeout)
+
+
+def _slow(rtts: Sequence[Seconds]) -> Seconds:
+    """The longest but for one in ten.
+
+    A single answer that waited for the neighbour to be found (0.4 s after a cable was plugged in) or for a
+    busy router would double the time that a dead link is kept, for as long as it is in the window.
+    """
+    return sorted(rtts)[-1 - (len(rtts) + 4) // 10]
 
 
 def burst_wait(samples: Sequence[Sample], probing: Probing) -> Seconds:
@@ -104,7 +113,7 @@ def burst_wait(samples: Sequence[Sample], probing: Probing) -> Seconds:
     rtts = [sample.rtt for sample in samples if sample.rtt is not None]
     if not rtts:
         return min(LATE_UNKNOWN, probing.timeout)
-    return min(max(WAIT_MIN, LATE_RTTS * sum(rtts) / len(rtts), LATE_WORST * max(rtts)), probing.timeout)
+    return min(max(WAIT_MIN, LATE_RTTS * sum(rtts) / len(rtts), LATE_WORST * _slow(rtts)), probing.timeout)
 
 
 def missing(sample: Sample, now: Instant, late: Seconds) -> bool:
