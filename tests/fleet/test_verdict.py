@@ -276,7 +276,7 @@ def test_a_failover_is_told_with_both_wans_and_the_cause() -> None:
     told.say(3, CUT)
     found = told.verdict(3)
     assert found.status == "failed over"
-    assert found.because == "wan: not usable over IPv6: no carrier on eth1"
+    assert found.because == "wan: not usable over IPv4: no carrier on eth1"
     row = next(row for row in table.rows(told.fleet, told.now) if row.router.id == "r0003")
     assert row.wan == "lte ← wan"
 
@@ -340,6 +340,17 @@ def test_a_gap_in_the_numbers_is_told_and_taken_back() -> None:
     told.hear(events)
     assert told.router(3).missing == 0
     assert told.timeline(3).count("wan.down") == 2  # each once, although two came twice
+
+
+def test_what_waited_when_a_retained_summary_was_made_is_no_gap() -> None:
+    """It is published before the queue, which is told to those who are there then."""
+    told = Told()
+    one = told.routers[3]
+    events = one.events(CUT)
+    told.json(one, "state", retained=True, events={"seq": 3, "queued": 3, "dropped": 0})
+    told.hear(events[3:])
+    assert told.router(3).missing == 0
+    assert "watch.gap" not in told.timeline(3)
 
 
 def test_events_that_the_router_dropped_are_its_own_loss() -> None:
@@ -424,6 +435,14 @@ def test_garbage_is_counted_and_what_was_known_stays(topic: str, payload: bytes,
     assert says in found.because
 
 
+def test_garbage_about_a_tunnel_does_not_silence_the_witness() -> None:
+    told = Told()
+    for garbage in (b"{", b"x" * (10 << 20)):
+        told.fleet.hear("wgrouter/r0002/tunnel/wg0/r0003", garbage, False, told.now)
+    told.go(3)
+    assert told.verdict(3).evidence[0] == "r0002 (wg0/r0003) has a live tunnel to it"
+
+
 @pytest.mark.parametrize("name", ["", "a b", "\x1b[2J", "é", "x" * 65, "$SYS"])
 def test_what_no_router_is_called_is_a_stray(name: str) -> None:
     told = Told(count=0)
@@ -455,7 +474,7 @@ REAL = [one for n in (1, 2) for what in (CALM, CUT, SILENT) for r in [Simulated(
         for one in r.everything(what) + r.events(what) + [world.offline(r)]]  # fmt: skip
 
 
-@settings(max_examples=60)
+@settings(max_examples=150)
 @given(
     st.lists(
         st.one_of(

@@ -7,7 +7,7 @@ for what is in it. Judging what it means is verdict.py's affair.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,8 +66,7 @@ class Router:
     ledgers: dict[str, Ledger] = field(default_factory=dict)
     due: tuple[float, str, int] | None = None  # since when, of which life, up to which number
     timeline: deque[Entry] = field(default_factory=lambda: deque(maxlen=TIMELINE_MAX))
-    moved: dict[str, tuple[str, str]] = field(default_factory=dict)  # family → WANs of a failover
-    move_cause: str = ""
+    moved: dict[str, tuple[str, str, str]] = field(default_factory=dict)  # family → WANs, cause of a failover
     unreadable: int = 0
     unreadable_why: str = ""
     away: tuple[float, str] | None = None  # gone since, in which life, until it says that it is back
@@ -188,10 +187,11 @@ class Fleet:
             if router.state:
                 self._state(router, router.state, retained, now)
         elif kind == "wan":
-            self._part(router.wans, rest, payload, messages.wan)
+            self._part(router.wans, rest, messages.wan(payload) if payload else None)
         elif kind == "tunnel":
+            peer = messages.peer(payload) if payload else None
             self._index(router, rest, False)
-            self._part(router.peers, rest, payload, messages.peer)
+            self._part(router.peers, rest, peer)
             self._index(router, rest, True)
         elif payload:
             event = messages.event(payload)
@@ -200,13 +200,11 @@ class Fleet:
         if not retained and kind not in ("availability", "event"):
             router.heard = router.said = now
 
-    def _part(
-        self, parts: dict[str, Any], rest: str, payload: bytes, read: Callable[[bytes], Wan | Peer]
-    ) -> None:
-        if not payload:
+    def _part(self, parts: dict[str, Any], rest: str, part: Wan | Peer | None) -> None:
+        if part is None:
             parts.pop(rest, None)
         elif rest in parts or len(parts) < TOPICS_MAX:
-            parts[rest] = read(payload)
+            parts[rest] = part
 
     def _index(self, router: Router, rest: str, there: bool) -> None:
         peer = router.peers.get(rest)
@@ -282,11 +280,12 @@ class Fleet:
             self._life(router, head, now, retained)
         if state.last and head.clock_trusted:
             router.changed = max(router.changed, min(state.last.time, now))
+        if retained:
+            return  # its numbers are of another time: what was queued then may long have been told to others
         ledger = self._ledger(router, head.boot)
         sent = state.seq - state.queued
-        if ledger.last is None or retained:
-            if ledger.last is None:
-                ledger.due(sent)
+        if ledger.last is None:
+            ledger.due(sent)
             return
         if router.due is not None and router.due[1] == head.boot and router.due[0] <= now - GRACE:
             self._due(router, router.due[2], ledger, now)
@@ -360,8 +359,7 @@ class Fleet:
         if head.boot == router.boot:
             router.clock_trusted = head.clock_trusted
             if event.type == "uplink.failover":
-                router.moved[event.family] = event.before, event.after
-                router.move_cause = event.cause_text
+                router.moved[event.family] = event.before, event.after, event.cause_text
             elif event.type.startswith("uplink."):
                 router.moved.pop(event.family, None)
 

@@ -278,6 +278,7 @@ def _identity(router: Router, now: float) -> list[str]:
     head = router.state.head if router.state else birth.head if birth else None
     if head is not None:
         up = router.state.uptime if router.state else birth.uptime if birth else 0.0
+        up += max(0.0, now - router.said) if router.said and router.online else 0.0
         clock = "clock set" if head.clock_trusted else "CLOCK NOT SET"
         heard = f"last heard of {span(now - router.said)} ago" if router.said else "not heard live yet"
         numbers = ""

@@ -159,7 +159,8 @@ def _present(router: Router, found: Sequence[Detour]) -> tuple[str, str]:
         return "no uplink", worst or "no WAN carries anything"
     if found:
         family, old, new = found[0]
-        why = router.move_cause if router.moved.get(family) == (old, new) else _state_of(router, old)
+        told = router.moved.get(family, ("", "", ""))
+        why = told[2] if told[:2] == (old, new) else _state_of(router, old)
         return "failed over", "; ".join(part for part in (f"{old}: {why}", worst) if part)
     down = [name for name, peer in state.tunnels.items() if peer.state in DEAD]
     if down or state.worst:
