@@ -134,6 +134,54 @@ def test_a_wrong_password_ends_it_at_once() -> None:
         assert "refuses us: not authori" in done.stderr.lower()
 
 
+class Old(threading.Thread):
+    """In front of a broker: knows MQTT 3.1.1 only, and says so or just hangs up."""
+
+    def __init__(self, port: int, answer: bytes) -> None:
+        super().__init__(daemon=True)
+        self._behind, self._answer = port, answer
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"mqtt://127.0.0.1:{self._server.getsockname()[1]}"
+        self.versions: list[int] = []
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            try:
+                here, _ = self._server.accept()
+            except OSError:
+                return
+            begin = here.recv(4096)
+            self.versions.append(begin[begin.index(b"MQTT") + 4])
+            if self.versions[-1] == 5:
+                here.sendall(self._answer)
+                here.close()
+                continue
+            there = socket.create_connection(("127.0.0.1", self._behind))
+            there.sendall(begin)
+            for one, other in ((here, there), (there, here)):
+                threading.Thread(target=self._pass_on, args=(one, other), daemon=True).start()
+
+    def _pass_on(self, one: socket.socket, other: socket.socket) -> None:
+        with one, other:
+            while data := one.recv(65536):
+                other.sendall(data)
+
+    def close(self) -> None:
+        self._server.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("answer", [b"", b"\x20\x02\x00\x01", b"\x20\x03\x00\x84\x00"])
+def test_a_broker_without_mqtt_5(broker: Mosquitto, routers: list[Simulated], answer: bytes) -> None:
+    old = Old(broker.port, answer)
+    done = run("watch", "--once", "--broker", old.url, "--wait", "20")
+    old.close()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "5 routers   5 online" in done.stdout
+    assert old.versions == [5, 4]
+
+
 # ---- live ------------------------------------------------------------------------------------------------
 
 

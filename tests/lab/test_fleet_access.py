@@ -109,3 +109,22 @@ def test_who_may_read_nothing_is_told_nothing(lab: Lab, operator: Operator) -> N
     options = [*operator.options[:2], *user, *operator.ca]
     status, out, _ = operator.run("watch", "--once", "--json", options=options)
     assert (status, json.loads(out)["routers"]) == (0, [])
+
+
+def test_signed_commands_are_taken_and_others_are_not(lab: Lab, agent: Agent, operator: Operator) -> None:
+    key = operator.secret("commands", "correct horse battery staple")
+    other = operator.secret("others", "wrong horse battery staple")
+    agent.stop()
+    config = (agent.root / "etc/config/wgrouter").read_text()
+    place = lab.router.write("etc/command-key", key.read_text(), mode=0o600)
+    signed = config.replace(
+        "config mqtt 'mqtt'\n", f"config mqtt 'mqtt'\n\toption command_key_file '{place}'\n"
+    )
+    lab.router.start_agent(signed)
+    operator.until_well("router")
+    status, _, err = operator.run("send", "router", "refresh")
+    assert (status, "takes signed commands only: --command-key-file FILE" in err) == (1, True)
+    status, _, err = operator.run("send", "router", "refresh", "--command-key-file", str(other))
+    assert (status, "(bad-signature)" in err) == (1, True)
+    status, _, err = operator.run("send", "router", "refresh", "--command-key-file", str(key))
+    assert (status, err) == (0, "")
