@@ -4,6 +4,7 @@ import json
 import re
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -102,15 +103,13 @@ def test_explain_names_one_cause(endpoints: Lab) -> None:
     assert explained(agent, "wg0/site1")["cause"]["code"] == "cause.none"
     lab.stop_site("site1")
     try:
-        told = until(
-            lambda: (
-                (found := explained(agent, "wg0/site1"))["state"] == "dead"
-                and len(found["tried"]) > 3
-                and found
-            ),
-            within=40,
-            what="a dead peer, and remedies tried",
-        )
+
+        def given_up() -> dict[str, Any] | None:
+            found = explained(agent, "wg0/site1")
+            return found if found["state"] == "dead" and len(found["tried"]) > 3 else None
+
+        told = until(given_up, within=40, what="a dead peer, and remedies tried")
+        assert told is not None
         assert told["cause"]["code"] in ("cause.silent", "cause.all-silent")
         assert any("nothing came back" in line or "unanswered" in line for line in told["evidence"])
         assert {"what", "result", "age_s"} <= told["tried"][-1].keys()

@@ -49,7 +49,7 @@ def lab(shared: Lab) -> Iterator[Lab]:
         what="names as at first",
     )
     settle(agent, tuple(home), within=30)
-    assert all(endpoint(shared, name) in map(at, home[name]) for name in home)
+    assert all(endpoint(shared, name) in [*map(at, home[name])] for name in home)
 
 
 @pytest.mark.parametrize(("site", "records"), [("site1", "A"), ("site2", "AAAA"), ("site3", "both")])
@@ -64,7 +64,7 @@ def test_traffic_resumes_when_the_name_moves(lab: Lab, site: str, records: str) 
         until(lambda: not flow.flowing(), within=5, what="the break")
         until(flow.flowing, within=20, what="traffic again")
         assert flow.outage(since=begin) < TTL + 3
-    assert endpoint(lab, site) in map(at, plan.home_b)
+    assert endpoint(lab, site) in [*map(at, plan.home_b)]
     others.check()
 
 
