@@ -209,8 +209,17 @@ def status(data: Data, paper: Paper) -> None:
     for tunnel in _dicts(data, "tunnels"):
         _tunnel(tunnel, paper)
     _names(_dicts(data, "names"), paper)
+    _mqtt(data.get("mqtt"), paper)
     findings(_dicts(data, "findings"), paper)
     problems(_list(data.get("problems")), paper)
+
+
+def _mqtt(mqtt: object, paper: Paper) -> None:
+    if isinstance(mqtt, Mapping):
+        paper.heading("MQTT")
+        told = f"{mqtt.get('broker')}: {mqtt.get('state')} for {span(mqtt.get('since_s'))}"
+        waiting = f"{mqtt['queued']} events wait" if mqtt.get("queued") else ""
+        paper.wrapped("; ".join(filter(None, [told, str(mqtt.get("reason") or ""), waiting])), 2)
 
 
 def _wans(wans: list[Data], paper: Paper) -> None:

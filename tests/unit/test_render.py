@@ -114,6 +114,16 @@ def drawn(draw: Any, data: Any, width: int = 80, colour: bool = False) -> str:
 # ---- status -----------------------------------------------------------------------------------------------
 
 
+def test_the_broker_is_said_in_a_line() -> None:
+    broker = {"broker": "mqtts://b.example.net:8883", "state": "waiting", "since_s": 61, "queued": 3}
+    page = drawn(render.status, {**STATUS, "mqtt": {**broker, "reason": "nobody listens on port 8883"}})
+    assert (
+        "mqtts://b.example.net:8883: waiting for 1m1s; nobody listens on port 8883; 3 events wait"
+        in " ".join(page.partition("MQTT")[2].split())
+    )
+    assert "MQTT" not in drawn(render.status, {**STATUS, "mqtt": None})
+
+
 def test_a_status_is_a_page_that_can_be_read() -> None:
     assert (
         drawn(render.status, STATUS)

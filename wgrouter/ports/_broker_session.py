@@ -103,6 +103,11 @@ class Session:
         if patience:
             self._thread.join(patience)
 
+    @property
+    def alive(self) -> bool:
+        """Its thread has not ended."""
+        return self._thread.is_alive()
+
     def _poke(self) -> None:
         with self._guard:
             if self._write >= 0:

@@ -22,6 +22,7 @@ ATTEMPT: Seconds = 10.0  # from dialling to the broker's greeting
 BACKOFF, BACKOFF_MAX = 2.0, 120.0
 STEADY: Seconds = 30.0  # a connection that held this long was a good one: the next back-off starts anew
 LAST_WORDS: Seconds = 1.5
+THREADS_MAX = 6  # sessions that were left behind and have not ended yet: the resolver may keep them for long
 
 # state → what happened → next state. What is not listed changes nothing.
 IDLE, CONNECTING, UP, WAITING, CLOSED = "idle", "connecting", "up", "waiting", "closed"
@@ -86,6 +87,7 @@ class Broker:
         self.since: Instant = loop.now()
         self.attempts = 0
         self._session: Session | None = None
+        self._left: list[Session] = []  # behind
         self._timer: Cancel | None = None
         self._turn = 0  # which of the brokers
         self._failed = 0  # attempts since the last good connection
@@ -161,6 +163,7 @@ class Broker:
             self._timer = None
         if self._session is not None:
             self._session.end()
+            self._left.append(self._session)
             self._session = None
 
     def _plan(self) -> Plan:
@@ -189,6 +192,11 @@ class Broker:
         )
 
     def _connect(self) -> None:
+        self._left = [one for one in self._left if one.alive]
+        if len(self._left) >= THREADS_MAX:
+            self._enter("ended")
+            self._timer = self._loop.call_at(self._loop.now() + ATTEMPT, self._due)
+            return
         self.attempts += 1
         self._session = Session(self._plan(), self._loop.call_threadsafe, self._hear)
         self._timer = self._loop.call_at(self._loop.now() + ATTEMPT, self._too_late)
@@ -237,7 +245,7 @@ class Broker:
         was_up, held = self.state == UP, self._loop.now() - self.since
         if not self._enter("ended"):
             return
-        ended, self._session = self._session, None
+        ended = self._session
         self._drop()
         self.reason, url = what.reason, self.url
         if not was_up:
