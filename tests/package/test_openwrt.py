@@ -149,7 +149,9 @@ def router(tmp_path: Path) -> Iterator[Router]:
         (tmp_path / "status").write_text(
             "".join(
                 f"Package: {name}\nVersion: 1\nStatus: install user installed\nArchitecture: all\n\n"
-                for name in RECIPES["wgrouter"].depends
+                for name in sorted(
+                    {*RECIPES["wgrouter"].depends, *RECIPES["wgrouter-mqtt"].depends} - {"wgrouter"}
+                )
             )
         )
         router.run(f"cp {tmp_path}/status /usr/lib/opkg/status")
@@ -158,9 +160,9 @@ def router(tmp_path: Path) -> Iterator[Router]:
         router.close()
 
 
-def package(directory: Path, release: str = "1") -> Path:
-    """The package, as a later release if wanted."""
-    the = RECIPES["wgrouter"]
+def package(directory: Path, release: str = "1", name: str = "wgrouter") -> Path:
+    """A package, as a later release if wanted."""
+    the = RECIPES[name]
     later = ipk.Recipe(the.name, {**the.variables, "PKG_RELEASE": release}, the.sections)
     path = directory / later.file
     path.write_bytes(ipk.build(later, WHEN)[0])
@@ -255,6 +257,25 @@ def test_an_untouched_configuration_goes_with_the_package(router: Router, tmp_pa
     opkg(router, tmp_path, "install", package(tmp_path))
     opkg(router, tmp_path, "remove", "wgrouter")
     assert ours(router) == before
+
+
+def test_the_package_for_mqtt_comes_and_goes(router: Router, tmp_path: Path) -> None:
+    """Not without the first one, which does not go before it; its example has no problem."""
+    before = ours(router)
+    alone = package(tmp_path, name="wgrouter-mqtt")
+    assert "wgrouter" in router.run(f"opkg-cl -f {tmp_path}/opkg.conf install {alone}", None)
+    assert ours(router) == before
+    opkg(router, tmp_path, "install", package(tmp_path))
+    opkg(router, tmp_path, "install", alone)
+    router.run("cat /usr/share/wgrouter/mqtt >>/etc/config/wgrouter")
+    router.run("sed -i -e 's/^#config mqtt/config mqtt/' -e '/mqtts:/s/^#//' /etc/config/wgrouter")
+    assert "mqtts://" in router.run("uci show wgrouter.mqtt.broker")
+    router.run("wgrouter check")
+    assert "wgrouter-mqtt" in router.run(f"opkg-cl -f {tmp_path}/opkg.conf remove wgrouter", None)
+    assert "/usr/bin/wgrouter" in ours(router)
+    opkg(router, tmp_path, "remove", "wgrouter-mqtt")
+    opkg(router, tmp_path, "remove", "wgrouter")
+    assert ours(router) - before == {"/etc/config/wgrouter"}
 
 
 NETWORK = """\
