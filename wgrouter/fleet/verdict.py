@@ -73,7 +73,7 @@ def judge(
     if quiet := _quiet(fleet, router, now):
         return Verdict("silent", quiet)
     status, because = _present(router, detours(router) if found is None else found)
-    remarks = "; ".join(part for part in (because, *_remarks(router, now)) if part)
+    remarks = "; ".join(part for part in (because, *_remarks(router, now, status)) if part)
     return Verdict(status, remarks)
 
 
@@ -213,7 +213,7 @@ def _is_down(router: Router, wan: str) -> bool:
     return bool(paths) and all(path.state in ("down", "off") for path in paths.values())
 
 
-def _remarks(router: Router, now: float) -> list[str]:
+def _remarks(router: Router, now: float, status: str) -> list[str]:
     """What else is worth knowing of a router that is here."""
     found = []
     if router.changed_boot and now - router.changed_boot < RECENT:
@@ -225,7 +225,7 @@ def _remarks(router: Router, now: float) -> list[str]:
         found.append(f"{router.missing} event{'s' * (router.missing > 1)} missing")
     if router.dropped:
         found.append(f"{router.dropped} event{'s' * (router.dropped > 1)} dropped by its full queue")
-    if router.clock_trusted is False:
+    if router.clock_trusted is False and status != "clock not set":
         found.append("its clock is not set")
     if router.unreadable:
         found.append(f"{router.unreadable} not understood ({router.unreadable_why})")
