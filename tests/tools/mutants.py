@@ -15,12 +15,14 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import functools
 import hashlib
 import importlib.abc
 import importlib.util
 import json
 import os
 import random
+import re
 import signal
 import sys
 import time
@@ -386,6 +388,11 @@ def tests_for(mutant: Mutant, learnt: dict[str, Any]) -> tuple[list[str], float]
     found = set(lines.get(str(mutant.line), ()))
     if not found and not _inside_function(mutant):
         found = {test for tests in lines.values() for test in tests}
+        found |= {
+            test
+            for test in seconds
+            if seconds[test] < SLOW and test.partition("::")[0] in _importers(mutant.path.stem)
+        }
     # Tests named after the module know it best.
     ordered = sorted(found, key=lambda test: (f"test_{mutant.path.stem}" not in test, seconds[test]))
     chosen: list[str] = []
@@ -396,6 +403,18 @@ def tests_for(mutant: Mutant, learnt: dict[str, Any]) -> tuple[list[str], float]
         chosen.append(test)
         total += seconds[test]
     return chosen, total
+
+
+@functools.cache
+def _importers(name: str) -> frozenset[str]:
+    """The test files that import a module of the core, or something from it."""
+    used = re.compile(rf"wgrouter\.core(\.{name}\b| import [^\n]*\b{name}\b)")
+    return frozenset(
+        str(path.relative_to(ROOT))
+        for suite in SUITES
+        for path in (ROOT / suite).glob("test_*.py")
+        if used.search(path.read_text(encoding="utf-8"))
+    )
 
 
 def _inside_function(mutant: Mutant) -> bool:
