@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     bench = measures.Bench(quick=options.quick, runs=options.runs)
     try:
         failures = measures.run(bench, wanted)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # told to end: what was taken is written
         failures = ["interrupted"]
     data = bench.results.as_data(commit=commit(), taken=f"{datetime.now(UTC):%Y-%m-%dT%H:%MZ}")
     print("\n".join(table(data)))

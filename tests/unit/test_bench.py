@@ -185,3 +185,16 @@ def test_the_computed_rule_lies_where_its_constants_put_it() -> None:
     found = sorted(ddns.computed(2000))
     assert 15 <= found[0] < 25 and 185 < found[-1] <= 195
     assert 95 < found[1000] < 115
+
+
+def test_what_was_taken_before_it_was_told_to_end_is_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def long(bench: Bench) -> None:
+        bench.add("ipk_kib", 7.0)
+        raise SystemExit(143)  # what a lab makes of SIGTERM
+
+    monkeypatch.setattr(measures, "MEASURES", {"long": Measure("long", ("ipk_kib",), long, 1, 1)})
+    place = tmp_path / "bench.json"
+    assert command.main(["--output", str(place)]) == 1
+    assert json.loads(place.read_text())["ipk_kib"]["samples"] == [7.0]
