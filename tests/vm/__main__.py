@@ -35,6 +35,7 @@ def job(files: list[str], arguments: list[str]) -> str:
     environment = {
         "WGROUTER_VM": "1",
         "WGROUTER_STRICT": "1",
+        "WGROUTER_SLOWNESS": "6",
         "PYTHONUNBUFFERED": "1",
         "HYPOTHESIS_PROFILE": os.environ.get("HYPOTHESIS_PROFILE", "ci"),
     }
@@ -42,7 +43,7 @@ def job(files: list[str], arguments: list[str]) -> str:
 
     def run(which: str) -> str:
         return (
-            f"build/venv-{which}/bin/python -m pytest -m vm --timeout=300 --durations=5"
+            f"build/venv-{which}/bin/python -m pytest -m vm --timeout=300 --durations=5 -o junit_family=xunit1"
             f" --junitxml=/run/out/{which}.xml {chosen}"
         )
 
