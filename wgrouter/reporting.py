@@ -31,6 +31,7 @@ from wgrouter.ports import broker
 
 TICK = 5.0  # seconds between looks at what is due though nothing happens
 PROVE_AFTER = 1.0  # seconds that a new setting has before the broker is asked for again
+LAST_WORDS = 1.5  # seconds that an agent which stops waits for its last words to be sent
 KEY_MIN = 16  # characters of the key of signatures
 KEPT_MAX = 2 << 20  # bytes of a file of events
 
@@ -97,8 +98,11 @@ class Reporting:
         if courier is not None and replace(settings, heartbeat=old.heartbeat, severity=old.severity) == old:
             courier.settings = courier.reporter.settings = settings  # nothing that the connection is made of
             return
-        self._close()
-        if settings.enabled and settings.brokers:
+        wanted = bool(settings.enabled and settings.brokers)
+        # Its last word must not come after the new connection's first one on the same topic.
+        same = wanted and courier is not None and courier.topics == _topics(settings)
+        self._close(farewell=not same)
+        if wanted:
             self._open(courier)
 
     def _open(self, old: Courier | None) -> None:
@@ -111,7 +115,7 @@ class Reporting:
             )
             return
         identity = replace(self._identity, versions={**self._identity.versions, "paho": paho})
-        topics = Topics(settings.prefix, settings.id or hardware_id())
+        topics = _topics(settings)
         courier = Courier(settings, topics, identity, self._command_key(), self)
         waiting = self._kept() if old is None else old.outbox.waiting()
         for publication in waiting:
@@ -140,18 +144,20 @@ class Reporting:
             return None
         return key.encode("utf-8", "surrogateescape")
 
-    def _close(self) -> None:
-        if self._courier is not None:
+    def _close(self, *, farewell: bool = True, patience: float = 0.0) -> None:
+        """Part from the broker; wait for what was handed over to be sent, `patience` seconds at most."""
+        if self._courier is not None and farewell:
             self._courier.farewell()
         if self._broker is not None:
-            self._broker.close()
+            self._broker.close(patience)
         self._broker = None
         if self._courier is not None:
             self._courier.link = None
+            self._courier.down()
 
     def close(self) -> None:
         """The agent stops."""
-        self._close()
+        self._close(patience=LAST_WORDS)
         if self._ticking is not None:
             self._ticking.cancel()
         if self._courier is not None and self._settings.queue_file:
@@ -355,6 +361,10 @@ class Reporting:
             if path:
                 self._agent.fault(error)
         return found
+
+
+def _topics(settings: Mqtt) -> Topics:
+    return Topics(settings.prefix, settings.id or hardware_id())
 
 
 def _replace_file(path: str, data: bytes, mode: int) -> None:

@@ -89,7 +89,8 @@ class Session:
 
     def end(self, patience: float = 0.0) -> None:
         """Say good-bye, and hear nothing any more. Waits for last words, `patience` seconds at most."""
-        self._over = True
+        with self._guard:
+            self._over = True
         self._to_send.append(None)
         self._poke()
         if self.stage != UP:
@@ -135,7 +136,9 @@ class Session:
             if not self._over:
                 self._hear(self, what)
 
-        self._tell(hear)
+        with self._guard:  # after `end` the loop may be gone
+            if not self._over:
+                self._tell(hear)
 
     def _talk(self) -> Ended:
         plan = self.plan

@@ -21,7 +21,6 @@ from wgrouter.ports._broker_values import Ended, Greeted, Plan, Received, Will
 ATTEMPT: Seconds = 10.0  # from dialling to the broker's greeting
 BACKOFF, BACKOFF_MAX = 2.0, 120.0
 STEADY: Seconds = 30.0  # a connection that held this long was a good one: the next back-off starts anew
-LAST_WORDS: Seconds = 1.5
 THREADS_MAX = 6  # sessions that were left behind and have not ended yet: the resolver may keep them for long
 
 # state → what happened → next state. What is not listed changes nothing.
@@ -137,14 +136,14 @@ class Broker:
         if self.state == WAITING:
             self.moved()
 
-    def close(self) -> None:
-        """Send what was handed over, say good-bye, and wait for it a moment."""
+    def close(self, patience: Seconds = 0.0) -> None:
+        """Have what was handed over sent, and good-bye said; wait for that no longer than `patience`."""
         if self._enter("close"):
             ending, self._session = self._session, None
             if self._timer is not None:
                 self._timer.cancel()
             if ending is not None:
-                ending.end(LAST_WORDS)
+                ending.end(patience)
 
     # ------------------------------------------------------------ one attempt
 
