@@ -43,8 +43,8 @@ def job(files: list[str], arguments: list[str]) -> str:
 
     def run(which: str) -> str:
         return (
-            f"build/venv-{which}/bin/python -m pytest -m vm --timeout=300 --durations=5 -o junit_family=xunit1"
-            f" --junitxml=/run/out/{which}.xml {chosen}"
+            f"build/venv-{which}/bin/python -m pytest -m vm --timeout=300 --durations=5"
+            f" -o junit_family=xunit1 --junitxml=/run/out/{which}.xml {chosen}"
         )
 
     shown, *others = SETS
