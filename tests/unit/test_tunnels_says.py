@@ -35,21 +35,22 @@ def step(
     changed: bool = False,
     settled: bool = True,
     before: PeerSeen | None = None,
+    peer: Peer = PEER,
 ) -> tuple[Care, list[tuple[Why, str]], list[Endpoint], tuple[str, ...]]:
     """The care after one step, what was said, endpoints set, and the names that were hurried."""
     devices = {"wg0": DeviceSeen("wg0", listen_port=4000, peers={"key": seen} if seen else {})}
     context = Context(
-        NOW, Settings(tunnels=(Tunnel("wg0", ladder=ladder, peers=(PEER,)),)), World(wireguard=devices)
+        NOW, Settings(tunnels=(Tunnel("wg0", ladder=ladder, peers=(peer,)),)), World(wireguard=devices)
     )
     outlook = Outlook(
         lambda place: addresses, lambda host, since: settled, lambda host: trouble, reachable, changed
     )
-    memory = Memory({PEER.id: care}, NOW, wake=LONG_AGO, families=tuple(sorted(reachable)))
+    memory = Memory({peer.id: care}, NOW, wake=LONG_AGO, families=tuple(sorted(reachable)))
     earlier = {"wg0": DeviceSeen("wg0", peers={"key": before or seen} if before or seen else {})}
     turn = tunnels.step(memory, event or Observed(wireguard=devices), context, outlook, earlier)  # type: ignore[arg-type]
     said = [(finding.why, finding.text) for finding in turn.findings]
     done = [effect.endpoint for effect in turn.effects if isinstance(effect, SetEndpoint)]
-    return turn.memory.peers[PEER.id], said, done, turn.hurry
+    return turn.memory.peers[peer.id], said, done, turn.hurry
 
 
 def test_a_peer_that_roamed_alive_is_told_once_and_left_alone() -> None:
@@ -215,3 +216,92 @@ def test_after_the_last_rung_the_next_round_waits_longer_each_time() -> None:
         waits.append(care.resume_at - NOW)
     for wait, base in zip(waits, (16.0, 32.0, 64.0, 100.0, 100.0), strict=True):
         assert 0.75 * base <= wait <= 1.25 * base
+
+
+# ---------------------------------------------------------------- back to the preferred endpoint
+
+BOTH = replace(PEER, endpoints=(HostPort("192.0.2.1"), HostPort("192.0.2.2")))
+ELSEWHERE = replace(SEEN, endpoint=THERE)
+AWAY = replace(LIVING, given=(HERE, THERE))
+LIMITS = Ladder(return_after=300.0, backoff_max=100.0)
+
+
+def test_on_an_alternative_the_return_is_set_for_later() -> None:
+    care, said, done, _ = step(AWAY, ELSEWHERE, peer=BOTH, ladder=LIMITS)
+    assert (said, done) == ([], []) and care.return_wait == 300.0
+    assert 270.0 <= care.return_at - NOW <= 330.0
+    assert step(care, ELSEWHERE, peer=BOTH, ladder=LIMITS)[0] == care
+    back = step(care, SEEN, peer=BOTH, ladder=LIMITS)[0]
+    assert (back.return_at, back.return_wait) == (NEVER, 0.0)
+
+
+def test_what_is_not_well_there_tries_no_return() -> None:
+    due = replace(AWAY, return_at=NOW, return_wait=300.0)
+    for care in (
+        replace(due, step=Attempt(NOW - 1.0, "endpoint", "x"), deadline=NOW + 5.0),
+        replace(due, pulse=replace(AWAY.pulse, state=IDLE, life_at=NOW - 200.0)),
+        replace(due, return_at=NOW + 0.1),
+    ):
+        assert step(care, ELSEWHERE, peer=BOTH, ladder=LIMITS)[2] == []
+
+
+def test_a_return_is_tried_for_two_seconds_and_the_next_one_waits_twice_as_long() -> None:
+    due = replace(AWAY, return_at=NOW, return_wait=150.0)
+    care, said, done, _ = step(due, ELSEWHERE, peer=BOTH, ladder=LIMITS)
+    assert done == [HERE] and said == []
+    assert (care.trial_until, care.kept, care.return_wait) == (NOW + 2.0, THERE, 300.0)
+    assert care.return_at == NOW + 2.0 + 300.0
+    assert care.attempts[-1] == Attempt(NOW, "return", f"try the preferred {HERE}")
+    longest = step(replace(due, return_wait=300.0), ELSEWHERE, peer=BOTH, ladder=LIMITS)[0]
+    assert longest.return_wait == 400.0, "four times the longest pause"
+
+
+TRYING = replace(
+    AWAY,
+    trial_until=NOW + 1.0,
+    kept=THERE,
+    return_at=NOW + 300.0,
+    attempts=(Attempt(NOW - 1.0, "return", f"try the preferred {HERE}"),),
+)
+
+
+def lives(by: str, ago: float) -> Pulse:
+    return replace(LIVING.pulse, life_by=by, life_at=NOW - ago)
+
+
+@pytest.mark.parametrize(
+    ("pulse", "seen", "proven"),
+    [
+        (lives("bytes received", 0.0), SEEN, True),
+        (lives("bytes received", 0.8), SEEN, True),
+        (lives("bytes received", 0.9), SEEN, False),  # on their way when the endpoint was set
+        (lives("in-tunnel probe", 0.9), SEEN, True),
+        (lives("handshake", 0.9), SEEN, False),
+        (lives("bytes received", 1.0), SEEN, False),
+        (lives("bytes received", 0.0), ELSEWHERE, False),  # it answered by the old path
+        (replace(lives("bytes received", 0.0), proven=False), SEEN, False),
+    ],
+)
+def test_what_proves_the_preferred_endpoint(pulse: Pulse, seen: PeerSeen, proven: bool) -> None:
+    care, said, _, _ = step(replace(TRYING, pulse=pulse), seen, peer=BOTH)
+    if proven:
+        assert said == [(Why.TUNNEL_RETURNED, f"back on the preferred endpoint {HERE}")]
+        assert care.trial_until == NEVER and care.kept is None
+        assert care.attempts[-1].result == f"proven by {pulse.life_by}"
+    else:
+        assert said == [] and care.trial_until == TRYING.trial_until and care.kept == THERE
+
+
+@pytest.mark.parametrize(("seen", "done"), [(SEEN, [THERE]), (ELSEWHERE, [])])
+def test_a_return_that_fails_goes_back_and_says_so(seen: PeerSeen, done: list[Endpoint]) -> None:
+    pulse = replace(LIVING.pulse, life_at=NOW - 2.0, asked_since=NOW - 1.5, misses=3)
+    trying = replace(TRYING, pulse=pulse, trial_until=NOW, probe_id=7, probe_at=NOW - 0.1)
+    care, said, effects, _ = step(trying, seen, peer=BOTH)
+    assert effects == done
+    assert said[-1] == (
+        Why.TUNNEL_RETURN_FAILED,
+        f"the preferred endpoint {HERE} does not answer yet; stays on {THERE}",
+    )
+    assert (care.trial_until, care.kept, care.probe_id) == (NEVER, None, 0)
+    assert (care.pulse.asked_since, care.pulse.misses) == (NEVER, 0), "the silence was of our making"
+    assert care.attempts[-1].result == "no sign of life" and care.return_at == NOW + 300.0
