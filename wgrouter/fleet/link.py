@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import socket
 import ssl
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -26,7 +28,8 @@ SESSION_EXPIRY = 300  # seconds that the broker keeps events for us while we are
 KEEPALIVE = 30
 CONNECT_PATIENCE = 10.0  # seconds for the broker's greeting
 BACKOFF, BACKOFF_MAX = 1.0, 15.0
-TURN = 0.5  # seconds that a turn of paho's loop waits; a message or a publish ends it at once
+TURN = 0.5  # seconds between looks at the time, if nothing happens
+LINGER = 1.0  # seconds for a good-bye
 
 
 class Unusable(Exception):
@@ -123,7 +126,10 @@ class Link:
         self._tls = _tls(place) if place.tls else None
         self._version = 4 if place.protocol == "3.1.1" else 5
         self._ending = threading.Event()
-        self._client: Any = None
+        self._asked: deque[Request] = deque()
+        self._woken, self._wake = socket.socketpair()
+        for end in (self._woken, self._wake):
+            end.setblocking(False)
         self._up = self._greeted = False
         self._why = ""
         self._final = self._other_version = False
@@ -136,24 +142,19 @@ class Link:
     def stop(self) -> None:
         """Say good-bye; waits a moment for it."""
         self._ending.set()
-        client = self._client
-        if client is not None and self._up:
-            properties = self._properties("DISCONNECT", SessionExpiryInterval=0)
-            client.disconnect(**({"properties": properties} if self._version == 5 else {}))
-        self._thread.join(1.0)
+        self._poke()
+        self._thread.join(2 * LINGER)
 
     def ask(self, request: Request) -> None:
         """Publish at QoS 1. Call it between `ready` and `disconnected`."""
-        more: dict[str, Any] = {}
-        if self._version == 5:
-            more["properties"] = self._properties(
-                "PUBLISH",
-                ContentType="application/json",
-                ResponseTopic=request.reply_to,
-                CorrelationData=request.correlation,
-                MessageExpiryInterval=request.expiry,
-            )
-        self._client.publish(request.topic, request.payload, 1, False, **more)
+        self._asked.append(request)
+        self._poke()
+
+    def _poke(self) -> None:
+        try:
+            self._wake.send(b"\0")
+        except BlockingIOError:
+            pass  # it has reason enough to wake up
 
     # ------------------------------------------------------------ the thread
 
@@ -182,7 +183,7 @@ class Link:
             self._ending.wait(random.uniform(0.5, 1.0) * min(BACKOFF * 2.0**failed, BACKOFF_MAX))
 
     def _talk(self) -> None:
-        client = self._client = self._make()
+        client = self._make()
         place = self._where
         more: dict[str, Any] = {}
         if self._version == 5:
@@ -192,16 +193,51 @@ class Link:
             more = {"clean_start": not self._keep, "properties": self._properties("CONNECT", **wanted)}
         client.connect(place.server_name or place.host, place.port, KEEPALIVE, **more)
         deadline = time.monotonic() + CONNECT_PATIENCE
-        code = 0
-        while not self._ending.is_set() or client.want_write():
-            code = client.loop(TURN)
-            if code:
+        # None of paho's own loops: they let every thread that publishes write, which TLS forbids.
+        while not self._ending.is_set():
+            sock = client.socket()
+            if sock is None:
                 break
+            pending = getattr(sock, "pending", None)
+            patience = 0.0 if pending and pending() else TURN
+            writing = [sock] if client.want_write() else []
+            readable, writable, _ = select.select([sock, self._woken], writing, [], patience)
+            if self._woken in readable:
+                self._woken.recv(4096)
+                while self._asked and self._up:
+                    self._publish(client, self._asked.popleft())
+            if sock in readable or not patience:
+                client.loop_read()
+            if writable:
+                client.loop_write()
+            client.loop_misc()
             if not self._greeted and time.monotonic() > deadline:
                 self._why = "accepts connections and never answers"
                 break
-        if not self._why:
-            self._why = f"closes the connection ({self._paho.error_string(code)})"
+        self._part(client)
+        self._why = self._why or "closes the connection"
+
+    def _publish(self, client: Any, request: Request) -> None:
+        more: dict[str, Any] = {}
+        if self._version == 5:
+            more["properties"] = self._properties(
+                "PUBLISH",
+                ContentType="application/json",
+                ResponseTopic=request.reply_to,
+                CorrelationData=request.correlation,
+                MessageExpiryInterval=request.expiry,
+            )
+        client.publish(request.topic, request.payload, 1, False, **more)
+
+    def _part(self, client: Any) -> None:
+        """DISCONNECT where we end it, so that the broker keeps nothing for us; and let the socket go."""
+        if self._up and self._ending.is_set() and client.socket():
+            properties = self._properties("DISCONNECT", SessionExpiryInterval=0)
+            client.disconnect(**({"properties": properties} if self._version == 5 else {}))
+            deadline = time.monotonic() + LINGER
+            while client.socket() and client.want_write() and time.monotonic() < deadline:
+                select.select([], [client.socket()], [], 0.1)
+                client.loop_write()
         sock = client.socket()
         if sock is not None:
             sock.close()
