@@ -9,6 +9,7 @@ network. The shell there is busybox's, as on a router.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
@@ -165,8 +166,16 @@ def package(directory: Path, release: str = "1", name: str = "wgrouter") -> Path
     the = RECIPES[name]
     later = ipk.Recipe(the.name, {**the.variables, "PKG_RELEASE": release}, the.sections)
     path = directory / later.file
-    path.write_bytes(ipk.build(later, WHEN)[0])
+    path.write_bytes(built(later.name, release))
     return path
+
+
+@functools.cache
+def built(name: str, release: str) -> bytes:
+    """The bytes of a package: built once for all tests."""
+    the = RECIPES[name]
+    data, _ = ipk.build(ipk.Recipe(name, {**the.variables, "PKG_RELEASE": release}, the.sections), WHEN)
+    return bytes(data)
 
 
 def opkg(router: Router, directory: Path, *words: str | Path) -> str:
