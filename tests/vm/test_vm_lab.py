@@ -98,7 +98,7 @@ def test_a_name_moves_and_traffic_follows(lab: Lab, agent: Agent, flow: Flow, no
     index = lab.router.run("cat", "/sys/class/net/wg0/ifindex")
     silent = follows_the_name(lab, flow)
     note("silent_s", silent)
-    assert silent < TTL + 3 + 7  # the rest is for a slow machine
+    assert silent < TTL + 3 + 22  # the rest is for a slow machine; the plain rule takes 135 s
     after = lab.router.peer("site1")
     assert after.endpoint != before.endpoint
     assert dataclasses.replace(
