@@ -242,3 +242,29 @@ def test_the_metrics_file_is_written_without_a_broker(lab: Lab) -> None:
     assert "wireguard_received_bytes_total" in agent.cli("metrics")
     assert "wgrouter_mqtt_connected" not in file.read_text()
     agent.cli("diagnose", "wg0/site1", check=False)
+
+
+def test_a_reload_takes_over_what_changed_and_no_more(lab: Lab) -> None:
+    witness = Witness(lab)
+    agent = lab.router.start_agent(configuration(lab))
+    witness.settled(agent)
+    begun = time.time()
+    lab.router.write("etc/config/wgrouter", configuration(lab, heartbeat=5))
+    agent.cli("reload")
+    until(
+        lambda: len([m for m in witness.messages("/state") if m.at > begun]) >= 2,
+        within=15,
+        what="heartbeats",
+    )
+    assert len(witness.messages("/birth")) == 1  # over the connection that was there
+    lab.router.write("etc/config/wgrouter", configuration(lab, will_delay=9))
+    agent.cli("reload")
+    until(lambda: len(witness.messages("/birth")) == 2, within=10, what="a new connection")
+    assert witness.payloads("/birth")[-1]["capabilities"]["will_delay_s"] == 9
+    stays(lambda: {word for _, word in witness.availability()} == {"online"}, during=1)
+    seen = [event["seq"] for _, event in witness.events()]
+    assert sorted(set(seen)) == list(range(1, max(seen) + 1))
+    lab.router.write("etc/config/wgrouter", configuration(lab, enabled=0))
+    agent.cli("reload")
+    until(lambda: witness.availability()[-1][1] == "offline", within=5, what="its last word")
+    assert agent.status()["mqtt"] is None

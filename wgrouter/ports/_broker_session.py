@@ -93,7 +93,7 @@ class Session:
             self._over = True
         self._to_send.append(None)
         self._poke()
-        if self.stage != UP:
+        if self.stage == SECURING:
             with self._guard:  # out of a TLS handshake, which no pipe can wake
                 if self._raw >= 0:
                     with socket.socket(fileno=os.dup(self._raw)) as connection:
@@ -194,16 +194,15 @@ class Session:
         return False
 
     def _part(self, client: Any) -> None:
-        """DISCONNECT: the broker then does not publish the will."""
-        if self._greeted is not None:
-            deadline = time.monotonic() + LINGER
-            while self._tokens and client.socket() and time.monotonic() < deadline:
-                select.select([client.socket()], [], [], 0.05)
-                client.loop_read()
-            client.disconnect()
-            while client.socket() and client.want_write() and time.monotonic() < deadline:
-                select.select([], [client.socket()], [], 0.05)
-                client.loop_write()
+        """DISCONNECT, or the broker publishes the will. Before CONNACK too: it may have taken us already."""
+        deadline = time.monotonic() + LINGER
+        while self._greeted and self._tokens and client.socket() and time.monotonic() < deadline:
+            select.select([client.socket()], [], [], 0.05)
+            client.loop_read()
+        client.disconnect()
+        while client.socket() and client.want_write() and time.monotonic() < deadline:
+            select.select([], [client.socket()], [], 0.05)
+            client.loop_write()
         sock = client.socket()
         if sock is not None:
             sock.close()
