@@ -30,7 +30,7 @@ def kernel(bench: Bench) -> None:
     """In the router's namespace of a lab with two uplinks and a tunnel to four peers."""
     runs = bench.runs(30, 20)
 
-    def inside() -> None:
+    def work() -> None:
         port = Kernel()
         looks = [1000 * took for took in timed(port.snapshot, runs)]
         bench.add("snapshot_ms", *looks, note="nothing changed since the last one")
@@ -53,14 +53,14 @@ def kernel(bench: Bench) -> None:
         port.close()
 
     with build(dual(sites(4)), wait=False) as lab:
-        _in_thread(lab.router.box.in_thread, inside)
+        inside(lab.router.box.in_thread, work)
 
 
 def _beside(bench: Bench, key: str, what: str, command: str, runs: int) -> None:
     bench.add(key, *(1000 * took for took in timed(lambda: _run(command), runs)), against=what)
 
 
-def _in_thread(start: Callable[[Callable[[], None], str], object], work: Callable[[], None]) -> None:
+def inside(start: Callable[[Callable[[], None], str], object], work: Callable[[], None]) -> None:
     """Run to the end in a thread of a box; an error there is one here."""
     errors: list[BaseException] = []
 
