@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -86,6 +87,34 @@ def test_a_rule_sends_traffic_by_its_wan_and_refuses_it_without(shared: Lab) -> 
         until(lambda: not connects.flowing(0.5), within=5, what="the refusal")
         stays(lambda: clear.packets == 0, during=0.5, what="nothing by the other WAN")
         other.stop()
+
+
+CONNECT = """
+import socket, sys
+for last in range(101, 117):
+    for _ in range(4):
+        socket.create_connection((sys.argv[1], 7), 5, (f"192.168.1.{last}", 0)).close()
+"""
+
+
+def test_sticky_sources_keep_their_wan_and_share_all_wans(shared: Lab) -> None:
+    lab, client = shared, shared.boxes["client"]
+    ready(lab, BALANCE + "\toption sticky '1'\n" + equals({"wan": 1, "wanb": 1}))
+    sources = [f"192.168.1.{last}" for last in range(101, 117)]
+    try:
+        for source in sources:
+            client.run("ip", "address", "add", f"{source}/24", "dev", "eth0")
+        client.run(sys.executable, "-c", CONNECT, lab.address("web"))
+        used = {}
+        for source in sources:
+            listed = lab.router.run("conntrack", "-L", "-p", "tcp", "-s", source, check=False)
+            used[source] = re.findall(r"^tcp .*? dst=192.0.2.80 .*? dst=(\S+)", listed, re.MULTILINE)
+        assert all(len(ways) >= 4 and len(set(ways)) == 1 for ways in used.values()), used
+        both = {lab.isp(name).router4 for name in ("a", "b")}
+        assert {ways[0] for ways in used.values()} == both
+    finally:
+        for source in sources:
+            client.run("ip", "address", "del", f"{source}/24", "dev", "eth0", check=False)
 
 
 # ---------------------------------------------------------------- full tunnel
