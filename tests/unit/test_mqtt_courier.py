@@ -178,6 +178,25 @@ def test_the_heartbeat_comes_though_nothing_happens(agent: Agent) -> None:
     assert [topic for _, topic, _ in agent.link.sent] == [TOPICS.state]
 
 
+def test_that_events_waited_is_taken_back_when_they_are_through(agent: Agent) -> None:
+    agent.link.connected = False
+    agent.cut("eth1")
+    agent.link.connected = True
+    agent.courier.up("5")
+
+    def queued() -> Any:
+        return [json.loads(text) for _, topic, text in agent.link.sent if topic == TOPICS.state][-1][
+            "events"
+        ]["queued"]
+
+    assert queued() > 0
+    for token, *_ in list(agent.link.sent):
+        agent.courier.acknowledged(token)
+    agent.router.now += 1.5
+    agent.courier.tick()
+    assert queued() == 0
+
+
 def test_farewell_is_the_last_word(agent: Agent) -> None:
     agent.courier.up("5")
     for token, *_ in agent.link.sent:

@@ -95,6 +95,7 @@ class Reporter:
             tuple(payloads.active(state).items()),
             state.uplink.manual,
             state.uplink.switches,
+            counts.get("queued", 0) > 0,  # that events waited is told again when they do not any more
         ]
         topics = {self.topics.state}
         paths: dict[str, list[object]] = {}
