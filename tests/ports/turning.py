@@ -19,6 +19,9 @@ class Timer:
         self.cancelled = True
 
 
+POLL = 0.05  # seconds
+
+
 class Turning:
     """What is posted is kept in `events`."""
 
@@ -74,7 +77,7 @@ class Turning:
         while not condition():
             left = start + within - time.monotonic()
             assert left > 0, f"not so within {within} s; events: {self.events}"
-            self.turn(left)
+            self.turn(min(left, POLL))  # what another process does may make no descriptor ready
         return time.monotonic() - start
 
     def close(self) -> None:
