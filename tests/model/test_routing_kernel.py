@@ -31,6 +31,7 @@ from wgrouter.core.messages import (
     RemoveNft,
     Replied,
     SetFwmark,
+    Woke,
 )
 from wgrouter.core.model import DeviceSeen, World
 from wgrouter.core.settings import Routing, Settings, TrafficRule, Tunnel, Wan
@@ -157,7 +158,7 @@ class Agent:
         end = self.now + seconds
         while self.now < end:
             self.now = min(end, links.wake_at(self.links, Context(self.now, SETTINGS, self.world)))
-            self.turn(Replied(0, 0.0))
+            self.turn(Woke())
 
 
 def exits(agent: Agent) -> dict[str, str]:
