@@ -16,12 +16,12 @@ from typing import Any
 
 import wgrouter
 from wgrouter.config import load
-from wgrouter.core import links, messages, report
+from wgrouter.core import links, messages, plan, report
 from wgrouter.core.balance import TABLE
 from wgrouter.core.engine import Engine
 from wgrouter.core.findings import Finding, Why
 from wgrouter.core.messages import Commanded, Configured, Event, Failed, Hinted, Look, Observed, Stopping
-from wgrouter.core.model import INTERFACES, NAMESERVERS, NET, NFT, WIREGUARD, Instant, Seconds
+from wgrouter.core.model import INTERFACES, NAMESERVERS, NET, NFT, WIREGUARD, Instant, Seconds, World
 from wgrouter.core.settings import Mqtt, Settings
 from wgrouter.ports import bus, control, resolvconf
 from wgrouter.ports.conntrack import Conntrack
@@ -170,8 +170,19 @@ class _Agent:
         if self.reporting is not None:
             self.reporting.step(before, self.engine.state, step.findings)
         if isinstance(event, Stopping):
+            self.sweep()
             self.reactor.stop()
         return step.wake_at
+
+    def sweep(self) -> None:
+        """What was added after the last look is ours too, and the engine has not seen it."""
+        try:
+            net, devices = self.kernel.snapshot(), self.wireguard.snapshot(self.tunnel_devices())
+        except OSError as error:
+            self.fault(error)
+        else:
+            left = World(net, devices, nft=_digest(self.nft))
+            self.actor.perform(plan.clean(left, self.engine.state.settings))
 
     def flush(self) -> None:
         self.log.flush(self.reactor.now())

@@ -163,6 +163,19 @@ def test_it_runs_and_leaves_nothing(box: Box) -> None:
         agent.communicate()
 
 
+def test_a_stop_in_the_middle_of_the_first_plan_leaves_nothing(box: Box) -> None:
+    """What was added after the last look is not in the World of which the engine tidies up."""
+    agent = box.start(box.command("run"))
+    try:
+        until(box.ours, 30)
+        agent.terminate()
+        assert agent.wait(timeout=20) == 0
+        assert box.ours() == []
+    finally:
+        agent.kill()
+        agent.communicate()
+
+
 def test_it_ends_with_its_jail(box: Box) -> None:
     """procd knows ujail, our parent. Killed, it takes nobody along: the agent has to see it go."""
     jail = box.start(["sh", "-c", '"$@"; exit 1', "jail", *box.command("run")], WGROUTER_JAILED="1")
