@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.fleet import world
@@ -474,6 +474,15 @@ REAL = [one for n in (1, 2) for what in (CALM, CUT, SILENT) for r in [Simulated(
         for one in r.everything(what) + r.events(what) + [world.offline(r)]]  # fmt: skip
 
 
+@example(
+    [
+        (REAL[0].topic.rsplit("/", 1)[0] + "/availability", b"online"),
+        ("connected", None),
+        ("later", None),
+        ("connected", None),
+    ],
+    False,
+)
 @settings(max_examples=150)
 @given(
     st.lists(

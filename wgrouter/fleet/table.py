@@ -42,7 +42,7 @@ class Row:
     alive: int
     peers: int
     changed: float  # seconds since 1970, 0: not known
-    made: tuple[float, int, bool]  # when, of which revision of the router, and whether our connection was up
+    made: tuple[float, int, bool, float]  # when, of which revision of the router; our connection, since when
 
     @property
     def tunnels(self) -> str:
@@ -80,7 +80,8 @@ def judged(fleet: Fleet, now: float, known: Sequence[Row] = ()) -> list[Row]:
         router, row = fleet.routers[name], before.get(name)
         # Not all at once, but some each second.
         until = row.made[0] + KEPT + number % 16 / 8 if row is not None else 0.0
-        same = row is not None and row.router is router and row.made[1:] == (router.revision, fleet.link_up)
+        basis = (router.revision, fleet.link_up, fleet.link_since)
+        same = row is not None and row.router is router and row.made[1:] == basis
         if row is None or not same or not router.online or not row.made[0] <= now < until:
             row = _row(fleet, router, now, departures)
         found.append(row)
@@ -106,7 +107,7 @@ _ORDER: Mapping[str, Callable[[Row], Any]] = {
 
 def _row(fleet: Fleet, router: Router, now: float, departures: Sequence[float]) -> Row:
     state = router.state
-    made = (now, router.revision, fleet.link_up)
+    made = (now, router.revision, fleet.link_up, fleet.link_since)
     detours = verdict.detours(router)
     judged = verdict.judge(fleet, router, now, departures, detours)
     if state is None:
