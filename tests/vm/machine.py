@@ -145,7 +145,10 @@ def run(job: str, limit_s: float) -> Verdict:
         return _run(release, job, limit_s)
 
 
-def _run(release: str, job: str, limit_s: float) -> Verdict:
+SILENT_S = 240.0  # a machine without a word by then hangs in the emulation: seen once in dozens of boots
+
+
+def _run(release: str, job: str, limit_s: float, again: bool = True) -> Verdict:
     verdict = OUT / "exit"
     verdict.unlink(missing_ok=True)
     began = time.monotonic()
@@ -169,19 +172,31 @@ def _run(release: str, job: str, limit_s: float) -> Verdict:
 
         watchdog = threading.Timer(limit_s, stop)
         watchdog.start()
+        hung = threading.Event()
+
+        def give_up() -> None:
+            hung.set()
+            machine.kill()
+
+        silence = threading.Timer(SILENT_S, give_up)
+        silence.start()
         try:
             assert machine.stdout
             for line in machine.stdout:
+                silence.cancel()
                 log.write(line)
                 sys.stdout.write(line.decode(errors="replace").replace("\r", ""))
                 sys.stdout.flush()
             machine.wait()
         finally:
             watchdog.cancel()
+            silence.cancel()
             if machine.poll() is None:
                 machine.kill()
                 machine.wait()
     seconds = time.monotonic() - began
+    if hung.is_set() and again:
+        return _run(release, job, limit_s - seconds, again=False)
     if expired.is_set():
         raise VmError(f"stopped after {limit_s:.0f} s")
     try:
