@@ -15,8 +15,8 @@ import pytest
 
 from wgrouter.core.findings import Finding
 from wgrouter.core.settings import Mqtt
-from wgrouter.ports import broker
-from wgrouter.ports._broker_values import full_jitter, secret
+from wgrouter.ports import _broker_session, broker
+from wgrouter.ports._broker_values import Plan, Will, full_jitter, secret
 from wgrouter.shell.reactor import Reactor
 
 WILL = ("wgrouter/r/availability", b"offline")
@@ -176,6 +176,27 @@ def test_a_server_that_never_answers_is_given_up(
         assert one.listener.reasons() == ["accepts connections and never answers"]  # once for all attempts
         one.broker.close()
     until(one.reactor, lambda: not [t for t in threading.enumerate() if t.name == "mqtt"], within=10)
+
+
+def test_a_connection_made_when_all_is_over_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[socket.socket] = []
+    over = threading.Event()
+
+    def race(_addresses: object, port: int, _wake: int) -> socket.socket:
+        over.wait(10)
+        made.append(socket.create_connection(("127.0.0.1", port)))
+        return made[0]
+
+    monkeypatch.setattr(_broker_session, "race", race)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        plan = Plan("127.0.0.1", port, False, 5, "r", 30, Will(*WILL, 5), addresses=("127.0.0.1",))
+        session = _broker_session.Session(plan, lambda _tell: True, lambda *_: None)
+        session.end()
+        over.set()
+        session.end(patience=10.0)
+    assert not session.alive
+    assert made[0].fileno() == -1
 
 
 def test_threads_that_hang_are_bounded(opened: Callable[..., Port], monkeypatch: pytest.MonkeyPatch) -> None:

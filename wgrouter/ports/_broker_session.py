@@ -141,8 +141,16 @@ class Session:
                 self._tell(hear)
 
     def _talk(self) -> Ended:
-        plan = self.plan
         client = _client(self)
+        try:
+            return self._converse(client)
+        finally:  # paho leaves its socket open when a callback or the network raises
+            sock = client.socket()
+            if sock is not None:
+                sock.close()
+
+    def _converse(self, client: Any) -> Ended:
+        plan = self.plan
         more: dict[str, Any] = {}
         if plan.version == 5:
             more = {"clean_start": False, "properties": _properties("CONNECT", **_CONNECT)}
@@ -203,9 +211,6 @@ class Session:
         while client.socket() and client.want_write() and time.monotonic() < deadline:
             select.select([], [client.socket()], [], 0.05)
             client.loop_write()
-        sock = client.socket()
-        if sock is not None:
-            sock.close()
 
     def _lost(self) -> str:
         if self.stage == GREETING:
@@ -293,6 +298,7 @@ class Session:
         with self._guard:
             self._raw = os.dup(sock.fileno())
         if self._over:
+            sock.close()
             raise OSError("ended")
         return sock
 
