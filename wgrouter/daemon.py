@@ -23,7 +23,7 @@ from wgrouter.core.findings import Finding, Why
 from wgrouter.core.messages import Commanded, Configured, Event, Failed, Hinted, Look, Observed, Stopping
 from wgrouter.core.model import INTERFACES, NAMESERVERS, NET, NFT, WIREGUARD, Instant, Seconds, World
 from wgrouter.core.settings import Mqtt, Settings
-from wgrouter.ports import bus, control, resolvconf
+from wgrouter.ports import bus, control, hardware, resolvconf
 from wgrouter.ports.conntrack import Conntrack
 from wgrouter.ports.doorbell import Doorbell, TableBell
 from wgrouter.ports.hooks import Hooks
@@ -248,7 +248,7 @@ class _Agent:
         if not self.fixed_level:
             self.log.level = loaded.settings.log_level
         self.report_over(loaded.settings.mqtt)
-        self.reactor.post(Configured(loaded.settings, self.seed()))
+        self.reactor.post(Configured(loaded.settings, hardware.seed()))
 
     def report_over(self, mqtt: Mqtt) -> None:
         """Imported where it is configured only: it costs memory, and its package may be missing."""
@@ -261,11 +261,6 @@ class _Agent:
         except ImportError as error:
             reason = f"the package wgrouter-mqtt is not installed: {error}"
             self.say(Finding(Why.BROKER_ABSENT, "", {"reason": reason}))
-
-    def seed(self) -> str:
-        """Differs between routers and not between starts: the machine's first MAC address or host name."""
-        net = self.kernel.snapshot()
-        return f"{os.uname().nodename} {sorted(net.links)}"
 
     def reload(self) -> None:
         self.reloaded()

@@ -27,7 +27,7 @@ from wgrouter.mqtt.commands import Refusal, Request
 from wgrouter.mqtt.courier import Courier, boot_name, without_keys
 from wgrouter.mqtt.payloads import Data, Identity, Moment
 from wgrouter.mqtt.topics import Publication, Topics
-from wgrouter.ports import broker
+from wgrouter.ports import broker, hardware
 
 TICK = 5.0  # seconds between looks at what is due though nothing happens
 PROVE_AFTER = 1.0  # seconds that a new setting has before the broker is asked for again
@@ -79,7 +79,7 @@ class Reporting:
         self._ticking: Any = None
         self._measured_at = -1e9
         self._identity = Identity(
-            boot_name(_line("/proc/sys/kernel/random/boot_id"), agent.started),
+            boot_name(hardware.line("/proc/sys/kernel/random/boot_id"), agent.started),
             agent.started,
             {"wgrouter": wgrouter.__version__, "python": platform.python_version()},
             _machine(agent.root),
@@ -364,7 +364,7 @@ class Reporting:
 
 
 def _topics(settings: Mqtt) -> Topics:
-    return Topics(settings.prefix, settings.id or hardware_id())
+    return Topics(settings.prefix, settings.id or hardware.mac() or os.uname().nodename)
 
 
 def _replace_file(path: str, data: bytes, mode: int) -> None:
@@ -378,41 +378,15 @@ def _replace_file(path: str, data: bytes, mode: int) -> None:
     os.rename(new, path)
 
 
-def _line(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.readline().strip()
-    except OSError:
-        return ""
-
-
 def _machine(root: str) -> dict[str, str]:
     """What the router is called and what it is, where that is known."""
-    release = _line(os.path.join(root, "etc/openwrt_version"))
+    release = hardware.line(os.path.join(root, "etc/openwrt_version"))
     known = {
         "host": os.uname().nodename,
-        "model": _line(os.path.join(root, "tmp/sysinfo/model")),
+        "model": hardware.line(os.path.join(root, "tmp/sysinfo/model")),
         "openwrt": release,
     }
     return {key: value for key, value in known.items() if value}
 
 
-def hardware_id(place: str = "/sys/class/net") -> str:
-    """The lowest MAC address that the hardware came with, in twelve digits; else the host's name.
-
-    A flash does not change it. Bit 1 of the first byte marks addresses that somebody made up.
-    """
-    found = []
-    try:
-        names = os.listdir(place)
-    except OSError:
-        names = []
-    for name in names:
-        address = _line(os.path.join(place, name, "address")).replace(":", "")
-        made = len(address) != 12 or not int(address, 16) or int(address[:2], 16) & 3
-        if os.path.exists(os.path.join(place, name, "device")) and not made:
-            found.append(address)
-    return min(found, default=os.uname().nodename)
-
-
-__all__ = ["Reporting", "hardware_id"]
+__all__ = ["Reporting"]
