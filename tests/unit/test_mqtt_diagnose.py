@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from tests.unit.mqtt_router import PEERS, Router
+from wgrouter.core.care import Detour
+from wgrouter.core.engine import wanted_of
 from wgrouter.core.model import RT_TABLE_MAIN, Hop, Route
 from wgrouter.mqtt.diagnose import STEPS, diagnose
 
@@ -75,6 +77,23 @@ def test_a_tunnel_wider_than_its_wan_is_seen(router: Router) -> None:
     found = walked(router)["mtu"]
     assert found["ok"] is False
     assert found["text"] == "wg0 has 1420, wan has room for 1392 (1452 less 60)"
+
+
+def test_a_tunnel_that_takes_another_wan_is_where_it_should_be(router: Router) -> None:
+    """The agent has sent it there: nothing is outstanding once the kernel has it."""
+    state = router.engine.state
+    detours = {"wg0": Detour("lte", "wan", 4)}
+    router.engine.state = state = replace(state, tunnels=replace(state.tunnels, detours=detours))
+    wanted = wanted_of(state)
+    net, devices = state.world.net, state.world.wireguard
+    assert net is not None and devices is not None and wanted.fwmarks["wg0"] != devices["wg0"].fwmark
+    assert "outstanding: " in walked(router)["routing"]["text"]
+    with_world(
+        router,
+        net=replace(net, rules=wanted.rules, routes=(*net.routes, *wanted.routes)),
+        wireguard={"wg0": replace(devices["wg0"], fwmark=wanted.fwmarks["wg0"])},
+    )
+    assert "outstanding: " not in walked(router)["routing"]["text"]
 
 
 def test_routes_into_the_tunnel_are_looked_for(router: Router) -> None:

@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Iterator
 from typing import Any
 
-from wgrouter.core import engine, links, names, plan, routing, uplink
+from wgrouter.core import engine, links, names, plan, uplink
 from wgrouter.core.care import Care
 from wgrouter.core.ladder import names_of
 from wgrouter.core.link_states import DEGRADED, DOWN, OFF
@@ -96,9 +96,7 @@ def _routing(state: engine.State, peer: Peer) -> tuple[bool | None, str]:
     net = state.world.net
     if net is None:
         return None, "the kernel's routes were not seen"
-    uplinks = links.view(state.links)
-    wanted = routing.intent(state.world, uplinks, uplink.chosen(state.uplink), state.settings)
-    missing = plan.plan(wanted, state.world, state.settings)
+    missing = plan.plan(engine.wanted_of(state), state.world, state.settings)
     if missing:
         return False, f"{len(missing)} changes of routes and rules are outstanding: `wgrouter plan` has them"
     into = [
