@@ -184,6 +184,13 @@ class Link:
 
     def _talk(self) -> None:
         client = self._make()
+        try:
+            self._converse(client)
+        finally:
+            self._part(client)
+        self._why = self._why or "closes the connection"
+
+    def _converse(self, client: Any) -> None:
         place = self._where
         more: dict[str, Any] = {}
         if self._version == 5:
@@ -214,8 +221,6 @@ class Link:
             if not self._greeted and time.monotonic() > deadline:
                 self._why = "accepts connections and never answers"
                 break
-        self._part(client)
-        self._why = self._why or "closes the connection"
 
     def _publish(self, client: Any, request: Request) -> None:
         more: dict[str, Any] = {}
