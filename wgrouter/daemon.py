@@ -329,7 +329,11 @@ class _Agent:
                 from wgrouter.mqtt.diagnose import diagnose
             except ImportError:
                 raise control.Refused("that is part of the package wgrouter-mqtt") from None
-            return diagnose(state, str(arguments.get("subject") or ""), now)
+            subject = str(arguments.get("subject") or "")
+            walked = diagnose(state, subject, now)
+            if subject and not walked:
+                raise control.Refused(f"{subject!r} is no tunnel and no peer; `status` lists them")
+            return walked
         if verb == "plan":
             return report.planned(state, {"problems": self.problems})
         if verb == "journal":

@@ -5,9 +5,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from wgrouter import daemon
+from wgrouter.core.engine import Engine
 from wgrouter.core.findings import Finding
 from wgrouter.core.messages import ForgetFlows, Look
+from wgrouter.ports import control
 
 
 def test_slowness_is_told_when_it_gets_worse() -> None:
@@ -22,3 +26,13 @@ def test_slowness_is_told_when_it_gets_worse() -> None:
         "Look took 1.3 s; everything waits meanwhile",
         "ForgetFlows took 0.6 s; everything waits meanwhile",
     ]
+
+
+def test_what_is_not_there_cannot_be_diagnosed_or_explained() -> None:
+    """A slip of the pen would look like a tunnel in which all is well."""
+    reactor = SimpleNamespace(now=lambda: 1.0)
+    agent: Any = SimpleNamespace(engine=Engine(), reactor=reactor)
+    for verb in ("diagnose", "explain"):
+        with pytest.raises(control.Refused, match="'wg0/nobody' is no tunnel"):
+            daemon._Agent.answer(agent, verb, {"subject": "wg0/nobody"})
+    assert daemon._Agent.answer(agent, "diagnose", {}) == []
