@@ -58,6 +58,17 @@ def lacks_for_vm() -> str | None:
     return None
 
 
+SLOWNESS = float(os.environ.get("WGROUTER_SLOWNESS", "1"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The limits that tests have of their own are for a usual machine."""
+    for item in items:
+        mark = item.get_closest_marker("timeout")
+        if mark and SLOWNESS != 1:
+            item.add_marker(pytest.mark.timeout(SLOWNESS * mark.args[0]), append=False)
+
+
 NEEDS = {"lab": lacks_for_lab, "vm": lacks_for_vm}
 
 

@@ -33,7 +33,8 @@ Questions:    lab.query(name) lab.pings(source, to) lab.router.peer(site) lab.ro
               lab.count(box, match).packets, e.g. lab.count("isp-b", "ip daddr 192.0.2.80")
 Traffic:      lab.flow() lab.connects() lab.download(), each with .outage(since) .flowing() .answers .stop()
 Broker:       single(broker=True), then lab.broker.subscribe() .publish() .stop() .freeze() .use_certificate()
-Waiting:      until(condition, within=s, what=…) and stays(condition, during=s, what=…), and no other way.
+Waiting:      until(condition, within=s, what=…) and stays(condition, during=s, what=…), and no other way;
+              usual(s) is a limit for what was measured. On a slow machine limits are wider, traffic thinner.
 When it fails: lab.report() is added to the exception, and to pytest's report.
 By hand:      `python -m tests.lab` opens a prompt; `… clean` removes what a killed process left behind.
 """
@@ -43,7 +44,7 @@ from .lab import Lab, build, now, standing
 from .nameserver import Answer
 from .netns import Box, LabError
 from .nodes import Counter, LabRouter, LabSite
-from .poll import NotInTime, stays, until
+from .poll import NotInTime, stays, until, usual
 from .topology import Isp, Router, Site, Topology, dual, fleet, single, sites, triple
 from .traffic import Connects, Download, Flow
 
@@ -74,4 +75,5 @@ __all__ = [
     "stays",
     "triple",
     "until",
+    "usual",
 ]

@@ -22,7 +22,7 @@ from .faults import Direction, IspFaults, core_rules, isp_rules, site_rules
 from .nameserver import Answer, Nameserver, ask
 from .netns import Box, LabError
 from .nodes import Counter, LabRouter, LabSite
-from .poll import PATIENCE_SECONDS, until
+from .poll import PATIENCE_SECONDS, until, usual
 from .topology import WEB, WELL_KNOWN, Isp, Topology, WireGuard, single
 from .traffic import Connects, Download, Flow
 from .wireguard import Devices
@@ -210,7 +210,7 @@ class Lab:
 
     def pings(self, source: str, to: str, *, version: int = 4, seconds: float = 1.0) -> bool:
         """Whether one ICMP echo is answered in time, with `ping` as the witness."""
-        argv = ("ping", "-n", "-c1", f"-W{seconds:g}", self.address(to, version))
+        argv = ("ping", "-n", "-c1", f"-W{usual(seconds):g}", self.address(to, version))
         return ", 1 received" in self._box(source).run(*argv, check=False)
 
     def count(self, box: str, match: str) -> Counter:

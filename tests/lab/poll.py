@@ -10,12 +10,17 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-POLL_SECONDS = 0.015
 # On an emulated machine (tests/vm) everything may take so many times as long: the limits are for a usual one.
 SLOWNESS = float(os.environ.get("WGROUTER_SLOWNESS", "1"))
+POLL_SECONDS = 0.015 * SLOWNESS
 # How long the lab itself waits for a program to start. A quarter of a second is usual; the emulated machine
 # of `make vm` on a busy host has needed half a minute.
 PATIENCE_SECONDS = 60.0
+
+
+def usual(seconds: float) -> float:
+    """So many seconds of a usual machine, on this one: for limits of what was measured."""
+    return seconds * SLOWNESS
 
 
 class NotInTime(AssertionError):
@@ -38,7 +43,7 @@ def _attempt(condition: Callable[[], T]) -> tuple[T | None, str]:
 
 def until(condition: Callable[[], T], *, within: float, what: str = "") -> T:
     """Poll until the condition holds and return its value; after `within` seconds NotInTime with the last."""
-    within *= SLOWNESS
+    within = usual(within)
     start = time.monotonic()
     while True:
         value, shown = _attempt(condition)

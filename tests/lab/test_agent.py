@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.lab import build, now, single, sites, until
+from tests.lab import build, now, single, sites, until, usual
 from tests.lab.scenarios import Undisturbed, outstanding, peers
 
 pytestmark = pytest.mark.lab
@@ -29,7 +29,7 @@ def test_without_any_configuration_traffic_resumes_when_the_name_moves() -> None
             lab.move("site1.lab.test", *plan.home_b)
             until(lambda: not flow.flowing(), within=5, what="the break")
             until(flow.flowing, within=30, what="traffic again")
-            assert flow.outage(since=begin) < TTL + 3
+            assert flow.outage(since=begin) < TTL + usual(3)
         assert plan.home_b[0] in agent.output()
         other.check()
         until(lambda: outstanding(agent) == [], within=10, what="a converged system")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab import Lab, Router, Site, Topology, build, dual, now, single, sites, stays, until
+from tests.lab import Lab, Router, Site, Topology, build, dual, now, single, sites, stays, until, usual
 from tests.lab.agent import Agent
 from tests.lab.scenarios import (
     ALTERNATIVE,
@@ -68,12 +68,12 @@ def test_an_alternative_endpoint_is_found_and_left_when_the_preferred_one_return
         healthy = now()
         until(lambda: "does not answer yet" in agent.output(), within=20, what="a trial in vain")
         until(flow.flowing, within=5, what="traffic as before")
-        assert flow.outage(since=healthy) < 3
+        assert flow.outage(since=healthy) < usual(3)
         lab.open_port("site1", 51820)
         back = now()
         until(lambda: "back on the preferred endpoint" in agent.output(), within=40, what="the way back")
         stays(flow.flowing, during=1)
-        assert flow.outage(since=back) < 1
+        assert flow.outage(since=back) < usual(1)
     assert endpoint(lab, "site1") == at(home)
     other.check()
 
@@ -192,10 +192,10 @@ def test_no_network_at_the_start_and_a_peer_that_is_dead_for_ever() -> None:
         begin = now()
         lab.restore_carrier("a")
         until(lambda: endpoint(lab, "site1"), within=5, what="an endpoint")
-        assert now() - begin < 2
+        assert now() - begin < usual(2)
         # WireGuard has asked in vain meanwhile, and asks again REKEY_TIMEOUT after the last time, not before.
         until(lambda: lab.router.peer("site1").handshake, within=10, what="a handshake")
-        assert now() - begin < 7
+        assert now() - begin < usual(7)
         settle(agent, ("site1",))
         until(lambda: peers(agent)["site2"]["state"] == "dead", within=30, what="the other one to be dead")
         others = Undisturbed(lab, "site1")
@@ -239,7 +239,7 @@ def test_another_wan_is_taken_where_the_usual_one_does_not_reach_the_peer() -> N
             until(lambda: agent.status()["tunnels"][0]["wan"] == "eth1", within=5, what="the usual WAN")
             until(flow.flowing, within=5, what="traffic by the usual WAN")
             until(lambda: outstanding(agent) == [], within=10, what="a converged system")
-            assert lan.outage(since=begin) < 1 + lan.stall
+            assert lan.outage(since=begin) < usual(1) + lan.stall
 
 
 def test_a_journal_decides_the_same_again(tmp_path) -> None:  # type: ignore[no-untyped-def]

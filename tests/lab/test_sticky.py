@@ -8,7 +8,7 @@ import pytest
 
 from . import sticky
 from .lab import Lab, build
-from .poll import until
+from .poll import until, usual
 from .topology import dual, sites
 
 pytestmark = pytest.mark.lab
@@ -33,5 +33,5 @@ def test_the_agent_moves_the_tunnel_there_and_back(lab: Lab) -> None:
         until(flow.flowing, within=10, what="traffic")
         away, back = sticky.moved_by_agent(lab, flow)
     # Here only that it is done, on a machine that may be busy; `make bench` says how fast.
-    assert away < 5
-    assert back < 2
+    assert away < usual(5)
+    assert back < usual(2)

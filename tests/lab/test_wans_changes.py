@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.lab import Lab, LabError, Site, build, dual, now, stays, until
+from tests.lab import Lab, LabError, Site, build, dual, now, stays, until, usual
 from tests.lab.topology import Proto
 from tests.lab.uplinks import QUICK, active, calm, carrying, healed, healthy, ready, seen_at, wans
 
@@ -78,7 +78,7 @@ def test_a_wan_appears_changes_its_gateway_and_its_address_and_goes(shared: Lab)
                 within=10,
                 what="traffic from the new address",
             )
-            assert flow.outage(since=begin) < 5
+            assert flow.outage(since=begin) < usual(5)
             lab.restore_carrier("a")
             until(lambda: active(agent) == A, within=10, what="failback")
             until(lambda: seen_at(lab) == A, within=5, what="the tunnel by A")

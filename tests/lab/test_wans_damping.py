@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lab import Lab, build, dual, now, sites, stays, until
+from tests.lab import Lab, build, dual, now, sites, stays, until, usual
 from tests.lab.uplinks import DENSE, QUICK, active, carrying, healed, ready, switches, wans
 
 pytestmark = pytest.mark.lab
@@ -77,7 +77,7 @@ def test_a_flapping_link_switches_twice(shared: Lab) -> None:
                 lab.restore_carrier("a")
             time.sleep(3 - (now() - begin) % 3)  # this fault is made of time
         assert switches(agent) == 1
-        assert connects.outage(since=begin) < 1.5 + 2 * connects.stall
+        assert connects.outage(since=begin) < usual(1.5) + 2 * connects.stall
         lab.heal()
         # The hold has grown with the flapping, to five minutes at most: what it is, the agent says.
         until(lambda: wans(agent)[A, 4]["state"] == "held", within=10, what="the hold")

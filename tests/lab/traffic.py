@@ -18,10 +18,11 @@ from types import TracebackType
 from typing import Self
 
 from .netns import Box
+from .poll import SLOWNESS, usual
 from .server import ECHO_PORT, HTTP_PORT
 
 _HEADER = struct.Struct("!QQ")
-_LATE_SECONDS = 0.3
+_LATE_SECONDS = usual(0.3)
 _numbers = itertools.count(1)
 
 
@@ -81,8 +82,8 @@ class _Traffic:
         return self._heard[-1] if self._heard else float("-inf")
 
     def flowing(self, within: float = 0.1) -> bool:
-        """Whether an answer came in the last `within` seconds."""
-        return time.monotonic() - self.last <= within
+        """Whether an answer came in the last `within` seconds of a usual machine."""
+        return time.monotonic() - self.last <= usual(within)
 
     def outage(self, since: float = 0.0) -> float:
         """Seconds of the longest silence that was not over before `since` (a time.monotonic()); infinite if
@@ -110,7 +111,7 @@ class Flow(_Traffic):
         """
         self._to = (address, port)
         self._family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        self._period = 1 / hertz
+        self._period = SLOWNESS / hertz
         self._device = device
         self._connected = connected
         self._sent: list[float] = []
@@ -184,8 +185,8 @@ class Connects(_Traffic):
     ) -> None:
         self._to = (address, port)
         self._family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        self._period = 1 / hertz
-        self._timeout = timeout
+        self._period = SLOWNESS / hertz
+        self._timeout = usual(timeout)
         self.failed = 0
         super().__init__(box, f"connects to {address}")
 
@@ -255,7 +256,7 @@ class Download(_Traffic):
 
     def _work(self) -> None:
         try:
-            with socket.create_connection(self._to, timeout=5) as sock:
+            with socket.create_connection(self._to, timeout=usual(5)) as sock:
                 sock.settimeout(0.05)
                 sock.sendall(b"GET /stream HTTP/1.1\r\nHost: lab\r\n\r\n")
                 while not self._stop.is_set():
