@@ -45,7 +45,7 @@ build/kernel/.complete: tests/vm/kernel.sh | build/stamps/apt-vm
 
 # ---- checks and tests ---------------------------------------------------------------------------------------
 
-.PHONY: check test lab vm bench demo ipk mutants format clean
+.PHONY: check test lab vm vm-lab vm-bench bench demo ipk mutants format clean
 check: setup ## style, types, architecture, generated files, language level, shell scripts (seconds)
 	@$(NEWEST)/bin/python -m tests.tools.check
 
@@ -57,6 +57,12 @@ lab: setup ## the scenarios in network namespaces, with their timelines
 
 vm: setup-vm ## the tests that need the kernel's WireGuard, on Debian's kernel in a virtual machine
 	@$(NEWEST)/bin/python -m tests.vm $(ARGS)
+
+vm-lab: setup-vm ## the whole lab in there, with the kernel's WireGuard (ARGS=tests/lab/test_agent.py: a part)
+	@$(NEWEST)/bin/python -m tests.vm --lab $(ARGS)
+
+vm-bench: setup-vm ## failover and names measured in there, beside what else there is (build/vm/bench.json)
+	@$(NEWEST)/bin/python -m tests.vm --bench $(ARGS)
 
 bench: setup ## measure; writes build/bench.json (ARGS=--quick: three minutes, ARGS=failover: one group)
 	@$(NEWEST)/bin/python -m tests.bench $(ARGS)

@@ -113,18 +113,25 @@ def initial_ram_disk(release: str, job: str) -> bytes:
     return b"".join([*parts, newc("TRAILER!!!", 0)])
 
 
-def qemu(ramdisk: Path) -> list[str]:
-    """The command that runs the machine."""
+# In a steady machine each instruction takes 2^STEADY nanoseconds of its time: 500 million a second, about as
+# many as a router's core of 700 MHz.
+STEADY = 1
+
+
+def qemu(ramdisk: Path, *, steady: bool = False) -> list[str]:
+    """The command that runs the machine; a steady one has one processor, always of the same speed."""
 
     def share(tag: str, path: Path, more: str) -> list[str]:
         # multidevs=remap: the root directory may span several file systems, whose inode numbers collide.
         local = f"local,id={tag},path={path},security_model=none,multidevs=remap{more}"
         return ["-fsdev", local, "-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
 
+    usual = ("-accel", "tcg,thread=multi", "-smp", "2")
+    counted = ("-accel", "tcg,thread=single", "-smp", "1", "-icount", f"shift={STEADY},sleep=on")
     return [
         "qemu-system-x86_64",
-        *("-M", "q35,usb=off,vmport=off,hpet=off", "-accel", "tcg,thread=multi", "-cpu", CPU),
-        *("-smp", "2", "-m", "1G", "-nodefaults", "-no-user-config", "-no-reboot"),
+        *("-M", "q35,usb=off,vmport=off,hpet=off", "-cpu", CPU, *(counted if steady else usual)),
+        *("-m", "1G", "-nodefaults", "-no-user-config", "-no-reboot"),
         *("-display", "none", "-serial", "stdio", "-monitor", "none", "-device", "virtio-rng-pci"),
         *("-kernel", str(KERNEL / "vmlinuz"), "-initrd", str(ramdisk), "-append", COMMAND_LINE),
         *share("root", Path("/"), ",readonly=on"),
@@ -132,23 +139,27 @@ def qemu(ramdisk: Path) -> list[str]:
     ]
 
 
-def run(job: str, limit_s: float) -> Verdict:
+def run(job: str, limit_s: float, *, steady: bool = False) -> Verdict:
     """Run a shell script, from the repository, in a new machine; pass its output through as it comes.
 
     The script finds /run/out writable, which is build/vm here. Raises VmError if there is no verdict: the
     machine did not start, crashed, or was stopped after `limit_s` seconds. Two in one tree take turns.
+
+    `steady`: time in the machine goes by the instructions that it executes, and by the host's clock where it
+    waits (qemu's -icount). So a busy host makes it take longer and changes nothing else, for twice the
+    processor's time: for measuring.
     """
     release = (KERNEL / "release").read_text().strip()
     OUT.mkdir(parents=True, exist_ok=True)
     with (OUT / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return _run(release, job, limit_s)
+        return _run(release, job, limit_s, steady)
 
 
 SILENT_S = 240.0  # a machine without a word by then hangs in the emulation: seen once in dozens of boots
 
 
-def _run(release: str, job: str, limit_s: float, again: bool = True) -> Verdict:
+def _run(release: str, job: str, limit_s: float, steady: bool, again: bool = True) -> Verdict:
     verdict = OUT / "exit"
     verdict.unlink(missing_ok=True)
     began = time.monotonic()
@@ -159,7 +170,7 @@ def _run(release: str, job: str, limit_s: float, again: bool = True) -> Verdict:
         ramdisk.write(initial_ram_disk(release, job))
         ramdisk.flush()
         machine = subprocess.Popen(
-            qemu(Path(ramdisk.name)),
+            qemu(Path(ramdisk.name), steady=steady),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -196,7 +207,7 @@ def _run(release: str, job: str, limit_s: float, again: bool = True) -> Verdict:
                 machine.wait()
     seconds = time.monotonic() - began
     if hung.is_set() and again:
-        return _run(release, job, limit_s - seconds, again=False)
+        return _run(release, job, limit_s - seconds, steady, again=False)
     if expired.is_set():
         raise VmError(f"stopped after {limit_s:.0f} s")
     try:
