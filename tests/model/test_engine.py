@@ -205,6 +205,22 @@ def test_a_refused_endpoint_is_tried_again_in_good_time() -> None:
     assert recover(world)
 
 
+@pytest.mark.parametrize("kind", ["SetFwmark", "AddRule", "AddRoute"])
+def test_a_refused_effect_is_not_argued_with(kind: str) -> None:
+    """A kernel that refuses for three minutes is asked ever more seldom, and then all is made good soon."""
+    world = at_rest(7)
+    world.failing[kind] = "Operation not supported"
+    for number in range(3):
+        VERBS["tamper"](world, 0, number)
+    start, steps = world.now, world.steps
+    world.run(180.0)
+    assert world.steps - steps < 900, "no more than watched WANs and tunnels cost"
+    tries = Counter(effect for at, effect in world.changes if type(effect).__name__ == kind and at >= start)
+    assert tries and max(tries.values()) <= 12, tries.most_common(3)
+    world.failing.clear()
+    world.until(lambda: outstanding(world) == (), within=90.0)
+
+
 def test_a_spent_budget_does_not_keep_a_tunnel_from_its_moved_name() -> None:
     world = at_rest()
     site = world.sites[0]

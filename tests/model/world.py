@@ -145,6 +145,7 @@ class World:
         self.answered: set[str] = set()  # addresses that some answer contained
         self.failing: dict[str, str] = {}  # effects that the kernel refuses, and how
         self.deaf = False  # the kernel's hints do not come
+        self.looking: dict[str, None] = {}  # parts of the next look
         self.ours: tuple[Route, ...] = ()
         self.rules = fib.MAIN_RULES
         self.nft = ""
@@ -187,6 +188,7 @@ class World:
         """The agent starts, or starts again after kill -9: it remembers nothing."""
         self.life += 1
         self.engine = Engine()
+        self.looking = {}
         self.wake = NEVER
         self.journal = Journal(self.engine.state, self.now, entries=self.journal_size, wall=lambda: None)
         self.push(0.0, Configured(self.settings, self.seed))
@@ -306,7 +308,14 @@ class World:
         return next(wan.nat for wan in self.wans if wan.name == name)
 
     def look(self, parts: tuple[str, ...]) -> None:
+        """One at a time, as shell/actor.py has it: what is asked for before it comes is part of it."""
+        if self.looking:
+            self.looking |= dict.fromkeys(parts)
+            return
+        self.looking = dict.fromkeys(parts)
+
         def looked() -> None:
+            parts, self.looking = tuple(self.looking), {}
             seen: dict[str, Any] = {}
             if NET in parts:
                 seen["net"] = self.net()

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from errno import ECANCELED
 
-from wgrouter.core import care, detours, links, names, news, outlook, plan, routing, tunnels, uplink
+from wgrouter.core import care, detours, links, names, news, outlook, plan, refusals, routing, tunnels, uplink
 from wgrouter.core.findings import Finding, Why
 from wgrouter.core.ladder import is_literal
 from wgrouter.core.link_watch import LinkMemory
@@ -86,6 +86,7 @@ class State:
     neighbours: tuple[str, ...] = ()  # told of
     failing: Mapping[str, str] = field(default_factory=dict)  # effect → reason, told of
     asked: tuple[Effect, ...] = ()  # of the routing since the World was last seen: it cannot show them yet
+    refused: refusals.Refusals = ()  # of the routing, by the kernel
     net_look_at: Instant = 0.0
     recent: tuple[Told, ...] = ()
     news: NewsMemory = NewsMemory()
@@ -225,6 +226,7 @@ def _handle(state: State, event: Event, now: Instant) -> tuple[State, Step]:
         uplink.wake_at(state.uplink, context),
         names.wake_at(state.names, context),
         tunnels.wake_at(state.tunnels),
+        refusals.wake_at(state.refused),
         state.net_look_at,
     )
     wake = min((moment for moment in moments if moment > now), default=NEVER)
@@ -237,7 +239,7 @@ def _taken_in(
     """The event's own news: settings, World, failures, wishes."""
     if isinstance(event, Configured):
         settings = event.settings
-        state = replace(state, settings=settings, seed=event.seed or state.seed, configured=True)
+        state = replace(state, settings=settings, seed=event.seed or state.seed, configured=True, refused=())
         state = replace(state, wanted=wanted_names(settings.peers()))
         wanted = names.configure(state.names, state.wanted, context_of(state, now))
         effects.append(Look((*EVERYTHING, NFT)))
@@ -263,12 +265,14 @@ def _taken_in(
         if old.clock_trusted != event.clock_trusted:
             why = Why.CLOCK_RIGHT if event.clock_trusted else Why.CLOCK_WRONG
             findings.append(Finding(why, "", {"now": "a time before this program was made"}))
-        return replace(state, world=world)
+        known = refusals.judged(state.refused, old.net, world.net)
+        return replace(state, world=world, refused=known)
     if isinstance(event, Hinted):
         effects.append(Look(HINTED.get(event.source, EVERYTHING)))
     elif isinstance(event, Failed):
         if event.errno == ECANCELED:  # never begun: what failed before it is told
             return state
+        state = replace(state, refused=refusals.refused(state.refused, event.effect, now))
         key = type(event.effect).__name__
         if state.failing.get(key) != event.reason:
             findings.append(Finding(Why.EFFECT_FAILED, "", {"effect": key, "reason": event.reason}))
@@ -276,6 +280,9 @@ def _taken_in(
     elif isinstance(event, Commanded):
         findings.append(Finding(Why.COMMANDED, "", {"verb": event.verb, "origin": event.origin}))
         effects.append(Look(EVERYTHING))
+        state = replace(state, refused=())
+    elif isinstance(event, Woke) and refusals.wake_at(state.refused) <= now:
+        effects.append(Look((NET, WIREGUARD, NFT)))
     if now >= state.net_look_at:
         effects.append(Look((NET, NAMESERVERS, INTERFACES, NFT)))
         state = replace(state, net_look_at=now + NET_LOOK)
@@ -328,9 +335,12 @@ def _routed(
     outstanding = plan.plan(wanted, state.world, state.settings)
     fresh = isinstance(event, Observed) and event.net is not None
     asked = () if fresh else state.asked
+    known = refusals.still(state.refused, outstanding)
     new = tuple(effect for effect in outstanding if effect not in asked)
+    if known and refusals.hopeless(known, new, now):
+        new = ()
     effects += new
-    state = replace(state, asked=asked + new)
+    state = replace(state, asked=asked + new, refused=known)
     if fresh:
         settled = uplink.settle(state.uplink, outstanding, wanted, uplinks, now)
         effects += settled.effects
