@@ -1,12 +1,13 @@
 """Mutation testing of wgrouter/core: changes one thing at a time and asks whether any test notices.
 
 A mutant is one module with one change (a boundary moved, a constant doubled, a guard dropped, `and` for
-`or`, a value not returned, a statement or a keyword of `replace` left out). It never touches a file: a child
-process gets the changed source by an import hook. Which tests run a line is learnt once, with coverage; a
-mutant is given only those, the quickest first, until one fails. A mutant that takes much longer than they do
-is killed too: an endless loop is noticed.
+`or`, a value not returned, a statement or a keyword of `replace` left out). It never touches a file: a change
+inside a function is made in a fork of a process that has imported all (mutants_quick.py), another in a child
+that imports the changed source by a hook. Which tests run a line is learnt once, with coverage; a mutant is
+given only those, the quickest first, until one fails. A mutant that takes much longer than they do is killed
+too: an endless loop is noticed.
 
-Usage: python -m tests.tools.mutants [--all | --sample N] [--seed S] [--jobs N] [MODULE ...]
+Usage: python -m tests.tools.mutants [--all | --sample N] [--seed S] [--jobs N] [--tests FILE]... [MODULE ...]
        python -m tests.tools.mutants --one MODULE OLD NEW TEST ...     exit 0 if killed, 1 if it survives
 """
 
@@ -33,6 +34,8 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from tests.tools import mutants_quick
 
 ROOT = Path(__file__).resolve().parents[2]
 CORE = ROOT / "wgrouter" / "core"
@@ -275,8 +278,30 @@ class Child:
     deadline: float
 
 
-def run(jobs: list[tuple[Mutant, list[str], float]], workers: int) -> Iterator[tuple[Mutant, str]]:
-    """Each mutant with its tests and the seconds they take: what became of it, as they end."""
+Job = tuple[Mutant, list[str], float]  # with its tests and the seconds they take
+
+
+def run(jobs: list[Job], workers: int) -> Iterator[tuple[Mutant, str]]:
+    """What became of each mutant, as they end: those first that need no import."""
+    quick: list[mutants_quick.Job] = []
+    slow: list[Job] = []
+    for mutant, tests, seconds in jobs:
+        name, _ = mutants_quick.function_at(mutant.path, mutant.line)
+        if name and tests:
+            quick.append((mutant, name, tests, seconds))
+        else:
+            slow.append((mutant, tests, seconds))
+    left = dict(enumerate(quick))
+    for number, status in mutants_quick.run(quick, workers, GRACE, _pytest):
+        if status != mutants_quick.NOT_HERE:
+            mutant = left.pop(number)[0]
+            yield mutant, LATE if status == "late" else SURVIVED if status == 0 else KILLED
+    slow += [(mutant, tests, seconds) for mutant, _, tests, seconds in left.values()]
+    yield from _run_afresh(slow, workers)
+
+
+def _run_afresh(jobs: list[Job], workers: int) -> Iterator[tuple[Mutant, str]]:
+    """Each in a process that imports all anew."""
     running: dict[int, Child] = {}
     waiting = list(reversed(jobs))
     while waiting or running:
@@ -330,18 +355,26 @@ def _of_the_core(source: str) -> bool:
     )
 
 
-def _fingerprint() -> str:
+def _fingerprint(files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
-    for directory in (CORE, *(ROOT / suite for suite in SUITES)):
-        for path in sorted(directory.rglob("*.py")):
-            digest.update(path.read_bytes())
+    helpers = (path for suite in SUITES for path in (ROOT / suite).glob("*.py") if "test_" not in path.name)
+    for path in sorted({*CORE.glob("*.py"), *helpers, *files}):
+        digest.update(f"{path}".encode() + path.read_bytes())
     return digest.hexdigest()
 
 
-def learn() -> dict[str, Any]:
-    """Which tests run which line, and how long each takes. Kept under build/ until a source changes."""
-    kept = LEARNT / "lines.json"
-    fingerprint = _fingerprint()
+def learn(only: Sequence[str] = ()) -> dict[str, Any]:
+    """Which tests run which line, and how long each takes; with `only`, of those files. Kept under build/
+    until a source changes.
+    """
+    files = [ROOT / name for name in only] or [
+        path
+        for suite in SUITES
+        for path in sorted((ROOT / suite).glob("test_*.py"))
+        if _of_the_core(path.read_text(encoding="utf-8"))
+    ]
+    fingerprint = _fingerprint(files)
+    kept = LEARNT / ("some.json" if only else "lines.json")
     if kept.exists():
         data: dict[str, Any] = json.loads(kept.read_text())
         if data["fingerprint"] == fingerprint:
@@ -349,24 +382,18 @@ def learn() -> dict[str, Any]:
     LEARNT.mkdir(parents=True, exist_ok=True)
     child = os.fork()
     if not child:
-        _learn(kept, fingerprint)
+        _learn(kept, fingerprint, [str(path.relative_to(ROOT)) for path in files])
         os._exit(0)
     os.waitpid(child, 0)
     return dict(json.loads(kept.read_text()))
 
 
-def _learn(kept: Path, fingerprint: str) -> None:
+def _learn(kept: Path, fingerprint: str, files: Sequence[str]) -> None:
     import coverage
 
     cover = coverage.Coverage(data_file=None, include=[f"{CORE}/*"], branch=False, config_file=False)
     learner = _Learner(cover)
     cover.start()
-    files = [
-        str(path.relative_to(ROOT))
-        for suite in SUITES
-        for path in sorted((ROOT / suite).glob("test_*.py"))
-        if _of_the_core(path.read_text(encoding="utf-8"))
-    ]
     # The days of the whole engine are too long to be asked once for each mutant.
     _pytest(["-m", "not lab and not vm", "-k", "not a_day_of and not in_any_order", *files], [learner])
     cover.stop()
@@ -385,8 +412,12 @@ def tests_for(mutant: Mutant, learnt: dict[str, Any]) -> tuple[list[str], float]
     module is imported (a constant, a table), all that run any of the module.
     """
     lines, seconds = learnt["lines"].get(mutant.path.stem, {}), learnt["seconds"]
-    found = set(lines.get(str(mutant.line), ()))
-    if not found and not _inside_function(mutant):
+    name, first = mutants_quick.function_at(mutant.path, mutant.line)
+    # Coverage may count a statement of many lines at any of them.
+    found: set[str] = set()
+    for line in range(mutant.line, first - 1, -1) if name else (mutant.line,):
+        found = found or set(lines.get(str(line), ()))
+    if not found and not name:
         found = {test for tests in lines.values() for test in tests}
         found |= {
             test
@@ -417,14 +448,6 @@ def _importers(name: str) -> frozenset[str]:
     )
 
 
-def _inside_function(mutant: Mutant) -> bool:
-    tree = ast.parse(mutant.path.read_text(encoding="utf-8"))
-    return any(
-        isinstance(node, ast.FunctionDef) and node.body[0].lineno <= mutant.line <= (node.end_lineno or 0)
-        for node in ast.walk(tree)
-    )
-
-
 # ---------------------------------------------------------------- the command
 
 
@@ -449,6 +472,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--sample", type=int, default=12, help="mutants of each module (12)")
     parser.add_argument("--seed", type=int, default=1, help="which ones")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--tests", action="append", default=[], metavar="FILE", help="ask only these")
     parser.add_argument("--one", nargs=4, action="extend", metavar=("MODULE", "OLD", "NEW", "TEST"))
     parser.add_argument("modules", nargs="*", help="names within core, e.g. ladder; all if none")
     chosen = parser.parse_args(arguments)
@@ -460,7 +484,7 @@ def main(arguments: list[str]) -> int:
     import hypothesis  # noqa: F401 — once, not in each child
     import pytest  # noqa: F401
 
-    learnt = learn()
+    learnt = learn(chosen.tests)
     paths = [CORE / f"{name}.py" for name in chosen.modules] or sorted(CORE.glob("*.py"))
     jobs = []
     for path in paths:

@@ -11,6 +11,7 @@ import pytest
 from tests.tools import mutants
 
 ROOT = Path(__file__).resolve().parents[2]
+LADDER = "tests/unit/test_ladder.py"
 
 FIXED = [
     (
@@ -35,7 +36,7 @@ FIXED = [
         "core/ladder.py",
         "    if not situation.restarts_left:\n",
         "    if False:\n",
-        "tests/unit/test_ladder.py",
+        LADDER,
     ),
     (
         "core/ranges.py",
@@ -60,15 +61,17 @@ def test_a_mutant_is_killed(module: str, old: str, new: str, tests: str) -> None
     assert done.returncode == 0 and done.stdout.startswith("killed"), done.stdout + done.stderr
 
 
-def test_a_mutant_that_changes_nothing_survives() -> None:
+@pytest.mark.parametrize(
+    ("module", "old", "new", "tests"),
+    [
+        ("core/window.py", "SILENT_AFTER = 3", "SILENT_AFTER = 2 + 1", "tests/unit/test_links_window.py"),
+        ("core/ladder.py", "if not situation.restarts_left:", "if situation.restarts_left < 1:", LADDER),
+    ],
+    ids=["run at import", "in a function"],
+)
+def test_a_mutant_that_changes_nothing_survives(module: str, old: str, new: str, tests: str) -> None:
     """Else "killed" would mean nothing."""
-    arguments = [
-        "core/window.py",
-        "SILENT_AFTER = 3",
-        "SILENT_AFTER = 2 + 1",
-        "tests/unit/test_links_window.py",
-    ]
-    command = [sys.executable, "-m", "tests.tools.mutants", "--one", *arguments]
+    command = [sys.executable, "-m", "tests.tools.mutants", "--one", module, old, new, tests]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and done.stdout.startswith("survived"), done.stdout + done.stderr
 
