@@ -114,3 +114,12 @@ def test_a_detour_outlives_the_agent_that_began_it() -> None:
     assert adopted(ranges.strict_mark(R, 2)).detours == {"wg0": Detour("b", "a", 4, 160.0, 60.0)}
     for mark in (0, ranges.tunnel_mark(R), ranges.strict_mark(R, 1), 0x51):
         assert adopted(mark).detours == {}
+
+
+def test_who_gives_up_takes_no_detour_from_others() -> None:
+    unproven = Detour("b", "a", 4)
+    others = {"wg1": Detour("b", "a", 4, 160.0, 60.0), "wg2": Detour("", "a", 4, 160.0, 60.0)}
+    known = {"wg0": unproven, **others}
+    for device in ("wg0", "wg1", "wg2", "gone already"):
+        detours.given_up(known, device)
+    assert known == others

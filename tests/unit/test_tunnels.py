@@ -460,6 +460,21 @@ def test_a_detour_ends_with_its_reason() -> None:
         assert bench.memory.detours == {} or not bench.memory.detours["wg0"].wan
 
 
+def test_a_detour_that_ends_while_it_is_tried_is_over_once() -> None:
+    """Its WAN goes, or the usual one changes, before the step has waited for its proof."""
+    for ways in (("wanc", "wan", "wanb"), ("wan",)):
+        bench = Bench(ways=("wan", "wanb"), working=frozenset({"wan"}))
+        bench.run(60)
+        bench.working = frozenset()
+        while on_detour(bench) != "wanb":
+            bench.run(0.5)
+        bench.ways = ways
+        bench.run(60)
+        assert bench.said(Why.TUNNEL_DETOUR_ENDED)
+        failed = [finding.arguments["rung"] for _, finding in bench.said(Why.TUNNEL_STEP_FAILED)]
+        assert "other-wan" in failed
+
+
 def test_no_detour_where_it_is_not_wanted_or_not_ours() -> None:
     for bench in (
         Bench(ways=("wan", "wanb"), working=frozenset({"wanb"}), ladder=Ladder(other_wan=False)),

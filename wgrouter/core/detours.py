@@ -107,6 +107,13 @@ def due(detours: Detours, ways: Ways, now: Instant) -> list[Finding]:
     return findings
 
 
+def given_up(detours: Detours, device: str) -> None:
+    """Who tried it heard nothing. It may be over already (its WAN went), or proven by another peer."""
+    detour = detours.get(device)
+    if detour is not None and detour.wan and detour.until == NEVER:
+        del detours[device]
+
+
 def unproven(detours: Detours, tried: frozenset[str]) -> None:
     """Drop those that are not proven and that nobody tries any more."""
     for device, detour in list(detours.items()):

@@ -379,7 +379,7 @@ class _Round(Listening):
         if (step_ := care.step) is not None:
             care = self._waited(peer, care)
             if care.step is None and step_.rung == OTHER_WAN:
-                del self.detours[peer.device]
+                detours.given_up(self.detours, peer.device)
         if care.pulse.state != DEAD or care.step is not None or self.now < care.resume_at:
             return care
         spent = tuple(at for at in care.spent if self.now - at < HOUR)
