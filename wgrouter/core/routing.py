@@ -18,7 +18,7 @@ from typing import TypeVar
 from wgrouter.core import balance, ranges
 from wgrouter.core.findings import Finding, Why
 from wgrouter.core.links import Uplink
-from wgrouter.core.model import IPV4, RT_TABLE_MAIN, DeviceSeen, Hop, Route, Rule, World
+from wgrouter.core.model import IPV4, RT_TABLE_MAIN, DeviceSeen, Hop, Net, Route, Rule, World
 from wgrouter.core.settings import Routing, Settings, Tunnel
 from wgrouter.core.wans import foreign_default
 
@@ -82,7 +82,7 @@ def intent(
         if full_tunnel:
             closed.add(family)
         if chosen is not None and len(here) > 1:
-            rules += _open_rules(here, chosen, full_tunnel, _pbr(world), routing)
+            rules += _open_rules(here, chosen, full_tunnel, _pbr(world.net), routing)
         place = 0
         for tunnel in settings.tunnels:
             seen = (world.wireguard or {}).get(tunnel.device)
@@ -100,7 +100,7 @@ def intent(
             ours = ranges.strict_mark(routing, bound) if bound else pinned or ranges.tunnel_mark(routing)
             mark, mask = (own, FULL) if own else (ours, routing.mark_mask)
             rest = (resting or {}).get((tunnel.device, family))
-            moving = rest != course if rest is not None else _was_leaving(world, family, mark, routing)
+            moving = rest != course if rest is not None else _was_leaving(world.net, family, mark, routing)
             if course and moving and any(peer.endpoints for peer in tunnel.peers):
                 leaving.add((tunnel.device, family))
                 rules += _leaving_rules(here, course, wan, family, mark, mask, seen.userspace, routing)
@@ -269,7 +269,7 @@ def _leaving_rules(
     ]
 
 
-def _was_leaving(world: World, family: int, mark: int, routing: Routing) -> bool:
+def _was_leaving(net: Net, family: int, mark: int, routing: Routing) -> bool:
     """Whether an agent that was killed has left such rules: it did not see the move through."""
     preference = routing.rule_base + ranges.PREF_LEAVING
     return any(
@@ -277,7 +277,7 @@ def _was_leaving(world: World, family: int, mark: int, routing: Routing) -> bool
         and r.preference == preference
         and r.mark == mark
         and ranges.is_our_rule(routing, r)
-        for r in (world.net.rules if world.net else ())
+        for r in net.rules
     )
 
 
@@ -318,7 +318,7 @@ def _open_rules(
     if full_tunnel:
         return rules
     for uplink in here:
-        if uplink.path.works and (uplink.answers or uplink.usable or uplink is chosen):
+        if uplink.answers or uplink.usable or uplink is chosen:
             index = uplink.path.index
             mark, table = ranges.flow_mark(routing, index), ranges.table_of(routing, index)
             rules.append(_rule(family, ranges.PREF_FLOW + index, table, routing, mark, routing.mark_mask))
@@ -384,11 +384,8 @@ def ways(
 
 def yielded(world: World) -> bool:
     """Whether mwan3 routes here: its rules match marks under its mask."""
-    return (
-        any(r.mask == MWAN3_MASK and r.preference in MWAN3_PREFERENCES for r in world.net.rules)
-        if world.net
-        else False
-    )
+    rules = world.net.rules if world.net else ()
+    return any(rule.mask == MWAN3_MASK and rule.preference in MWAN3_PREFERENCES for rule in rules)
 
 
 def neighbours(world: World) -> tuple[Finding, ...]:
@@ -421,6 +418,5 @@ def neighbours(world: World) -> tuple[Finding, ...]:
     return tuple(found)
 
 
-def _pbr(world: World) -> bool:
-    rules = world.net.rules if world.net else ()
-    return any(rule.mask == FOREIGN_MASK and rule.preference in PBR_PREFERENCES for rule in rules)
+def _pbr(net: Net) -> bool:
+    return any(rule.mask == FOREIGN_MASK and rule.preference in PBR_PREFERENCES for rule in net.rules)
