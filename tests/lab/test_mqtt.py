@@ -6,33 +6,14 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.lab import Lab, build, dual, stays, until
+from tests.lab import Lab, stays, until
 from tests.lab.reporting import CERTIFICATE, PLAIN, TLS, WANS, Witness, configuration, reporting, timed
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(180)]
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    with build(dual(broker=True), wait=True) as built:
-        yield built
-
-
-@pytest.fixture(autouse=True)
-def afterwards(lab: Lab) -> Iterator[None]:
-    yield
-    if lab.router.agent is not None and lab.router.agent.running:
-        lab.router.agent.stop()
-    lab.heal()
-    lab.broker.stop()
-    for left in lab.broker.directory.glob("mosquitto.db"):
-        left.unlink()
-    lab.broker.use_certificate("server")
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(180), pytest.mark.usefixtures("as_it_was")]
 
 
 @pytest.mark.parametrize("version", ["5", "3.1.1"])

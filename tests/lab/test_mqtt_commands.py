@@ -4,35 +4,20 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.lab import Lab, build, dual, stays, until
+from tests.lab import Lab, stays, until
 from tests.lab.agent import Agent
 from tests.lab.reporting import WANS, Witness, configuration, reporting
 from wgrouter.mqtt.commands import VERBS, signature
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(180), pytest.mark.usefixtures("as_it_was")]
 
 ALL = "\n".join(f"\tlist command '{verb}'" for verb in VERBS)
 KEY = "correct horse battery staple"
 REPLY = "wgrouter/router/reply/test"
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    with build(dual(broker=True), wait=True) as built:
-        yield built
-
-
-@pytest.fixture(autouse=True)
-def afterwards(lab: Lab) -> Iterator[None]:
-    yield
-    if lab.router.agent is not None and lab.router.agent.running:
-        lab.router.agent.stop()
-    lab.heal()
 
 
 class Operator:

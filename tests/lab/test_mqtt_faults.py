@@ -15,31 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import Lab, build, dual, until
+from tests.lab import Lab, until
 from tests.lab.reporting import CERTIFICATE, PLAIN, TLS, Witness, configuration, reporting
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(180), pytest.mark.usefixtures("as_it_was")]
 
 # Seconds by which a probe may come too late here, where other tests run beside this one. `make bench`
 # measures it on a quiet machine: probe_late_broker_ms, 50 at most.
 LATE_MAX = 0.7
 WATCHED = 6.0  # seconds that the trouble goes on
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    with build(dual(broker=True), wait=True) as built:
-        yield built
-
-
-@pytest.fixture(autouse=True)
-def afterwards(lab: Lab) -> Iterator[None]:
-    yield
-    if lab.router.agent is not None and lab.router.agent.running:
-        lab.router.agent.stop()
-    lab.heal()
-    lab.broker.thaw()
-    lab.broker.use_certificate("server")
 
 
 @contextlib.contextmanager
