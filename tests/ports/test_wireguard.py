@@ -19,7 +19,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -249,6 +249,10 @@ def test_250_peers_and_1500_allowed_ips(device: Device, wireguard: WireGuard) ->
     assert len(me.peers[keys[0]].allowed_ips) == 1500
     assert comparable(dict(me.peers)) == as_wg_has_it(device)
     assert wireguard.snapshot()[device.name] is me
+    wireguard.set_endpoint(device.name, keys[0], Endpoint("192.0.2.9", 9))
+    after = wireguard.snapshot()[device.name].peers
+    assert after[keys[0]] == replace(me.peers[keys[0]], endpoint=Endpoint("192.0.2.9", 9))
+    assert comparable(dict(after)) == as_wg_has_it(device)
 
 
 def reachable(root: object) -> Iterator[object]:

@@ -55,6 +55,7 @@ def halves(arguments: list[str]) -> Plan:
     more = ["-m", "lab", *(word for word in arguments if word not in named)]
     if named:
         return {"router": [*named[::2], *more]} | ({"newest": [*named[1::2], *more]} if named[1:] else {})
+    assert {*NOT_THERE, *FIRST_HALF} <= {*found}, "a file of the lab was renamed"
     there = [name for name in found if name not in NOT_THERE]
     return {
         "router": [*(name for name in there if name in FIRST_HALF), *more],
