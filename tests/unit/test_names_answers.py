@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from ipaddress import ip_address
 
 import pytest
 from hypothesis import given
@@ -30,6 +31,7 @@ def alias(name: str, target: str, ttl: int = 60) -> Record:
     [
         ("VPN.Example.NET.", "vpn.example.net"),
         ("router", "router"),
+        ("a", "a"),
         ("_x.a-b.example.net", "_x.a-b.example.net"),
         ("xn--bcher-kva.example", "xn--bcher-kva.example"),
         ("a" * 63 + ".example", "a" * 63 + ".example"),
@@ -49,6 +51,7 @@ def test_host_names_have_one_spelling(host: str, name: str) -> None:
         ("a.b..", "a part of 0"),
         ("a" * 64 + ".example", "a part of 64"),
         (".".join(["a" * 63] * 4), "255 characters"),
+        (".".join(["a" * 49] * 5) + ".bcde", "254 characters"),
         ("bücher.example", "xn-- form"),
         ("a b.example", "'a b'"),
         ("-a.example", "'-a'"),
@@ -182,6 +185,21 @@ def test_never_believed(address: str) -> None:
     assert len(found.refused[0][0]) <= 60
 
 
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        *(("0.0.0.0", "unspecified"), ("::", "unspecified"), ("0.1.2.3", "this network (0.0.0.0/8)")),
+        *(("127.0.0.1", "loopback"), ("::1", "loopback"), ("224.0.0.1", "multicast")),
+        *(("169.254.1.1", "link-local"), ("255.255.255.255", "broadcast")),
+        *(("255.255.255.254", "reserved (240.0.0.0/4)"), ("240.0.0.1", "reserved (240.0.0.0/4)")),
+        *(("::ffff:192.0.2.1", "an IPv4 address in IPv6 clothes"), ("::5", "IPv4-compatible (::/96)")),
+        *(("64:ff9b::7f00:1", "leads to 127.0.0.1: loopback"), ("192.0.2.1", ""), ("2001:db8::1", "")),
+    ],
+)
+def test_why_it_is_not_believed(address: str, reason: str) -> None:
+    assert answers.refusal(ip_address(address), ()) == reason
+
+
 @pytest.mark.parametrize("address", MAY_BE_A_PEER)
 def test_believed(address: str) -> None:
     assert sort_out([address], kind(address), ()).accepted == (address,)
@@ -264,4 +282,8 @@ def test_many_routers_spread_as_the_weights_say_and_each_stays_with_its_choice()
 
 def test_services_are_bounded_and_not_doubled() -> None:
     data = [f"0 0 51820 s{n}.example" for n in range(20)] * 2
+    assert sorted(s.target for s in services(data[18:22], "seed", "vpn")) == [
+        *("s0.example", "s1.example", "s18.example", "s19.example")
+    ]
+    assert len(services(["0 0 51820 a.example"] * 2, "seed", "vpn")) == 1
     assert len(services(data, "seed", "vpn")) == answers.SERVICES_MAX

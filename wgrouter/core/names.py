@@ -18,7 +18,7 @@ from wgrouter.core.answers import BadName, checked, is_literal, sort_out
 from wgrouter.core.machine import Context, Turn
 from wgrouter.core.messages import Answered, Event, Unanswered
 from wgrouter.core.model import LONG_AGO, NEVER, Instant, Nameserver, Seconds
-from wgrouter.core.name_memory import CLASSES, Entry, Memory, Name, Status, Task, Wanted, key_of, view
+from wgrouter.core.name_memory import CLASSES, Entry, Memory, Name, Status, Wanted, key_of, view
 from wgrouter.core.name_rounds import Draft
 from wgrouter.core.name_times import AGAIN
 
@@ -69,7 +69,7 @@ def configure(memory: Memory, wanted: Iterable[Wanted], context: Context) -> Mem
         elif changed or want != entry.wanted:
             # A round under way asks for the old types: it ends here.
             draft.active = [other for other in draft.active if other != key]
-            idle = replace(entry, wanted=want, tasks=(), coming=None, until=NEVER, publish_at=NEVER)
+            idle = replace(entry, wanted=want, tasks=(), publish_at=NEVER)
             draft.entries[key] = _filtered(idle, dns.allow)
             if entry.name.next_at < NEVER or entry.tasks:
                 draft.schedule(key, max(context.now, entry.name.asked + AGAIN))
@@ -110,13 +110,13 @@ def _filtered(entry: Entry, allow: tuple[str, ...]) -> Entry:
 def step(memory: Memory, event: Event, context: Context, servers: tuple[Nameserver, ...]) -> Turn[Memory]:
     """Mind an event: begin what is due, ask the next server, take answers. Almost free if nothing is due."""
     servers = tuple(dict.fromkeys(servers))
-    mine = isinstance(event, (Answered, Unanswered)) and event.id in memory.flights
-    if not mine and context.now < memory.wake and servers == memory.servers:
+    mine = event if isinstance(event, (Answered, Unanswered)) and event.id in memory.flights else None
+    if mine is None and context.now < memory.wake and servers == memory.servers:
         return Turn(memory)
     draft = Draft(memory, context)
     draft.meet(servers)
-    if isinstance(event, (Answered, Unanswered)) and mine:
-        draft.hear(event)
+    if mine is not None:
+        draft.hear(mine)
     draft.advance()
     return Turn(draft.memory(), tuple(draft.effects), tuple(draft.findings))
 
@@ -131,7 +131,7 @@ def look_up(memory: Memory, host: str, *, srv: bool = False, now: Instant | None
 
     A literal is its own address.
     """
-    entry = memory.entries.get(key_of(host, srv)) or memory.entries.get(key_of(_canonical(host), srv))
+    entry = memory.entries.get(key_of(_canonical(host), srv))
     if entry is None:
         return Name(host, Status.FRESH, (str(ip_address(host)),)) if is_literal(host) else None
     name = entry.name
@@ -170,27 +170,20 @@ def hurry(memory: Memory, host: str, now: Instant) -> Memory:
 def network_changed(memory: Memory, now: Instant) -> Memory:
     """Another network: forget what servers did, end back-offs, ask for unresolved names at once."""
     calm = now >= memory.changed + AGAIN  # a link that flaps must not become a storm of queries
-    entries = dict(memory.entries)
+    entries = {}
     for key, entry in memory.entries.items():
-        if entry.tasks:
-            tasks = entry.tasks
-            if calm:
-                tasks = tuple(task if task.done else _asked_anew(task, now) for task in tasks)
-            entries[key] = replace(entry, tasks=tasks, failures=0, hasten=True)
-        elif entry.failures:
-            entries[key] = replace(entry, failures=0)
-    wake = now if memory.active and calm else memory.wake
-    memory = replace(memory, entries=entries, health={}, changed=now if calm else memory.changed, wake=wake)
+        tasks = entry.tasks
+        if calm:
+            tasks = tuple(replace(task, asked=(), spent=(), next_ask=now) for task in tasks)
+        entries[key] = replace(entry, tasks=tasks, failures=0, hasten=True)
+    changed = now if calm else memory.changed
+    memory = replace(memory, entries=entries, health={}, changed=changed, wake=now)
     unresolved = [
         (key, max(now, entry.name.asked + AGAIN))
         for key, entry in memory.entries.items()
         if entry.name.status is not Status.FRESH
     ]
     return _sooner(memory, unresolved)
-
-
-def _asked_anew(task: Task, now: Instant) -> Task:
-    return replace(task, asked=(), spent=(), next_ask=now)
 
 
 def _sooner(memory: Memory, times: Iterable[tuple[str, Instant]]) -> Memory:

@@ -1,0 +1,204 @@
+"""The resolver while the settings, the network or the wish for haste change under it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.unit.made_up_dns import (
+    FIRST,
+    HOST,
+    SECOND,
+    SILENT,
+    Reply,
+    Resolver,
+    Server,
+    always,
+    zone,
+)
+from wgrouter.core import names
+from wgrouter.core.messages import Ask
+from wgrouter.core.names import Status, Wanted
+from wgrouter.core.settings import Dns
+
+ONE = {f"{HOST} A": ["192.0.2.10"]}
+BOTH = {f"{HOST} A": ["192.0.2.10"], f"{HOST} AAAA": ["2001:db8::10"]}
+SERVICE = {f"_wireguard._udp.{HOST} SRV": ["0 0 4500 a.example"], "a.example A": ["192.0.2.20"]}
+DUAL = Wanted(HOST, ("A", "AAAA"))
+GOOD = zone(ONE)
+DEAD = always(SILENT)
+NOBODY = always(Reply(reason="refused"))
+NO_ROUTE = always(Reply(reason="unreachable", delay=0.0))
+
+
+# ---- settings
+
+
+def test_the_same_again_is_no_reason_to_ask_even_later() -> None:
+    r = Resolver({FIRST: zone(ONE, ttl=300)})
+    r.settle()
+    r.run(5)
+    asked, due = len(r.asks), r.look_up().next_at
+    r.want(Wanted(HOST))
+    assert (len(r.asks), r.look_up().next_at) == (asked, due)
+
+
+def test_other_types_in_the_middle_of_a_round_end_it_and_begin_another() -> None:
+    both = zone(BOTH, delay=0.04)
+    r = Resolver({FIRST: both}, [DUAL, Wanted("b.example")])
+    r.run(0.01)
+    r.want(Wanted(HOST, ("A",)), Wanted("b.example"))
+    assert r.look_up("b.example").asking, "another name's round goes on"
+    r.run(0.3)
+    assert r.look_up().addresses == (), "what the old round asked for is nobody's any more"
+    r.run(0.3)
+    assert r.look_up().addresses == ("192.0.2.10",)
+    assert [(round(at - 1000, 2), ask.type) for at, ask in r.asks if ask.name == HOST] == [
+        *((0.0, "A"), (0.0, "AAAA"), (0.5, "A"))
+    ]
+
+
+def test_an_address_found_but_not_told_yet_is_not_told_by_the_next_round() -> None:
+    r = Resolver({FIRST: lambda ask: SILENT if ask.type == "AAAA" else GOOD(ask)}, [DUAL])
+    r.run(0.02)  # A is there, and waits for AAAA
+    r.want(Wanted(HOST, ("AAAA",)))
+    r.run(3)
+    assert r.look_up().addresses == ()
+    assert r.codes() == ["name.silent"]
+
+
+def test_a_type_given_up_is_not_believed_again_before_it_is_asked_for() -> None:
+    r = Resolver({FIRST: zone(BOTH)}, [DUAL])
+    r.settle()
+    r.want(Wanted(HOST, ("A",)))
+    r.want(DUAL)
+    assert r.look_up().addresses == ("192.0.2.10",)
+    r.run(1)
+    assert r.look_up().addresses == ("192.0.2.10", "2001:db8::10")
+
+
+def test_a_former_address_goes_with_the_prefix_that_allowed_it() -> None:
+    r = Resolver({FIRST: GOOD}, [DUAL])
+    r.settle()
+    r.servers[FIRST] = zone({f"{HOST} AAAA": ["2001:db8::10"]})
+    r.next_round()
+    assert r.look_up().former == ("192.0.2.10",)
+    r.configure(Dns(allow=("2001:db8::/32",)))
+    assert r.look_up().former == ()
+
+
+def test_a_text_that_is_no_name_is_never_asked_for_whatever_the_settings() -> None:
+    r = Resolver({FIRST: GOOD}, [Wanted("a..b")])
+    r.configure(Dns(ttl_min=3.0))
+    r.run(60)
+    assert r.asks == []
+    assert r.look_up("a..b").status is Status.MISSING
+
+
+def test_settings_that_flip_all_the_time_are_no_storm() -> None:
+    r = Resolver({FIRST: GOOD})
+    for n in range(200):
+        r.run(0.01)
+        r.configure(Dns(ttl_min=5.0 + n % 2))
+    assert 3 <= len(r.asks) <= 5
+
+
+# ---- what others know
+
+
+def test_before_the_first_answer_nothing_is_known() -> None:
+    r = Resolver({})
+    name = r.look_up()
+    assert (name.status, name.addresses, name.ttl, name.error) == (Status.PENDING, (), 0.0, "")
+    assert not r.look_up("192.0.2.5").asking
+
+
+def test_only_addresses_in_force_grow_stale_and_only_two_seconds_after_their_end() -> None:
+    r = Resolver({FIRST: GOOD})
+    r.settle()
+    r.use()
+    end = r.look_up().expires + names.HURRY_APART
+    at_the_end, later = (names.look_up(r.memory, HOST, now=now) for now in (end, end + 0.01))
+    assert at_the_end is not None and at_the_end.status is Status.FRESH
+    assert later is not None and later.status is Status.STALE
+    r.servers = {FIRST: zone({})}
+    r.use(FIRST)
+    r.next_round()
+    assert r.look_up().status is Status.MISSING
+    gone = names.look_up(r.memory, HOST, now=r.now + 3600)
+    assert gone is not None and gone.status is Status.MISSING, "the name is gone: more than stale"
+
+
+def test_what_is_new_is_told_by_the_host_as_it_was_written() -> None:
+    r = Resolver({FIRST: zone({**ONE, "other.example A": ["192.0.2.11"]})}, [])
+    empty = r.memory
+    wanted = (Wanted("VPN.example.net."), Wanted("other.example"), Wanted(HOST, srv=True))
+    assert names.news(empty, r.memory, wanted) == frozenset()
+    r.want(*wanted)
+    begun = r.memory
+    assert names.news(empty, begun, wanted) == {"VPN.example.net.", "other.example", HOST}
+    assert names.news(begun, begun, wanted) == frozenset()
+    assert names.news(begun, replace(begun), wanted) == frozenset(), "another memory, the same names"
+    r.settle()
+    ended = r.memory
+    r.run(10)
+    r.hurry()
+    r.settle()
+    assert "VPN.example.net." in names.news(ended, r.memory, wanted)
+    assert "other.example" not in names.news(ended, r.memory, wanted)
+
+
+# ---- haste
+
+
+def test_a_name_with_srv_records_can_be_hurried_too() -> None:
+    r = Resolver({FIRST: zone(SERVICE, ttl=300)}, [Wanted(HOST, ("A",), srv=True)])
+    r.settle()
+    r.run(20)
+    r.hurry()
+    assert r.look_up(srv=True).asking
+
+
+# ---- another network
+
+
+def test_another_network_ends_the_back_off() -> None:
+    r = Resolver({FIRST: NOBODY})
+    r.run(3000)
+    assert r.look_up().next_at - r.look_up().asked > 200
+    r.network_changed()
+    r.settle()
+    assert r.look_up().next_at - r.look_up().asked < 6, "its failures were those of another network"
+
+
+def test_what_was_asked_twice_and_lost_is_asked_at_once_in_another_network() -> None:
+    r = Resolver({FIRST: DEAD})
+    r.run(0.7)
+    assert r.asked(FIRST) == 2
+    r.servers[FIRST] = GOOD
+    r.network_changed()
+    assert r.settle() < 0.1
+    assert r.look_up().status is Status.FRESH
+
+
+def test_a_server_that_failed_counts_as_not_heard_in_another_network() -> None:
+    answers = iter([Reply("SERVFAIL"), SILENT])
+
+    def first(ask: Ask) -> Reply:
+        return next(answers, None) or GOOD(ask)
+
+    r = Resolver({FIRST: first, SECOND: DEAD})
+    r.run(0.2)
+    r.network_changed()  # its next answer is lost, the one after that is not
+    assert r.settle() < 1.2
+    assert r.look_up().status is Status.FRESH
+
+
+@pytest.mark.parametrize("server", [NO_ROUTE, DEAD], ids=["no route", "dead"])
+def test_a_flapping_network_is_asked_in_again_and_again(server: Server) -> None:
+    r = Resolver({FIRST: server})
+    for _ in range(1000):
+        r.run(0.01)
+        r.network_changed()
+    assert len(r.asks) >= 10 / 0.5 - 2
