@@ -8,7 +8,7 @@ import pytest
 
 from wgrouter.core import routing
 from wgrouter.core.link_watch import Uplink, Watch
-from wgrouter.core.model import DeviceSeen, Hop, Link, Net, Route, Rule, World
+from wgrouter.core.model import RT_TABLE_MAIN, DeviceSeen, Hop, Link, Net, Route, Rule, World
 from wgrouter.core.settings import HostPort, Peer, Settings, Tunnel, Wan
 from wgrouter.core.wans import Path
 
@@ -119,7 +119,8 @@ def test_a_tunnel_with_wans_of_its_own_keeps_its_mark_on_a_detour() -> None:
     usual = routing.intent(world(), paths, {4: "a"}, settings)
     detour = routing.intent(world(), paths, {4: "a"}, settings, None, {"wg0": "b"})
     assert detour.fwmarks == usual.fwmarks == {"wg0": 0x3E000000}
-    assert [rule.table for rule in detour.rules if rule.mark == 0x3E000000] == [7402]
+    [rule] = [rule for rule in detour.rules if rule.mark == 0x3E000000]
+    assert (rule.table, rule.mask) == (7402, MASK), "other bits of a packet's mark are others'"
 
 
 def test_a_detour_is_not_for_a_mark_that_somebody_gave_nor_by_a_wan_that_does_not_work() -> None:
@@ -127,6 +128,8 @@ def test_a_detour_is_not_for_a_mark_that_somebody_gave_nor_by_a_wan_that_does_no
     paths = (path("a"), path("b"))
     wanted = routing.intent(world(), paths, {4: "a"}, adopted, None, {"wg0": "b"})
     assert wanted.courses == {("wg0", 4): "a"} and wanted.fwmarks == {}
+    wanted = routing.intent(world(), paths, {4: "a"}, STEERED, None, {"wg0": "b"})
+    assert [rule for rule in wanted.rules if rule.preference == 6112] == [], "the WAN's own rule does"
     broken = (path("a"), path("b", routed=False))
     wanted = routing.intent(world(), broken, {4: "a"}, STEERED, None, {"wg0": "b"})
     assert wanted.courses == {("wg0", 4): "a"}
@@ -136,7 +139,10 @@ def test_before_wireguard_was_looked_at_there_is_no_way_of_a_tunnel() -> None:
     paths, blind = (path("a"), path("b")), World(net=world().net)
     assert routing.ways(blind, paths, {4: "a"}, STEERED, "wg0", 4) == ()
     assert routing.ways(world(), paths, {4: "a"}, STEERED, "wg9", 4) == ()
+    assert routing.ways(world(), paths, {4: "a"}, Settings(), "wg0", 4) == (), "somebody else's device"
     assert routing.ways(world(), paths, {}, STEERED, "wg0", 4) == ()
+    mwan3 = Rule(4, 2001, 1, 0x100, 0x3F00)
+    assert routing.ways(world(mwan3), paths, {4: "a"}, STEERED, "wg0", 4) == ()
     wanted = routing.intent(blind, paths, {4: "a"}, STEERED)
     assert wanted.courses == {} and wanted.fwmarks == {} and wanted.steering
 
@@ -153,6 +159,11 @@ def test_before_the_first_look_nobody_else_routes_here() -> None:
 )
 def test_a_rule_that_is_only_like_mwan3s_stops_nothing(rule: Rule) -> None:
     assert not routing.yielded(world(rule)) and routing.neighbours(world(rule)) == ()
+
+
+@pytest.mark.parametrize("preference", [1000, 3999])
+def test_routing_is_left_to_mwan3_by_any_of_its_rules(preference: int) -> None:
+    assert routing.yielded(world(Rule(4, 2, 7), Rule(4, preference, 1, 0x100, 0x3F00)))
 
 
 def test_ipv6_in_full() -> None:
@@ -183,3 +194,91 @@ def test_two_neighbours_are_both_told_with_their_first_rule() -> None:
         "Tailscale: Tailscale is here too: rule 5270, mask 0xff0000, table 52",
         "pbr: pbr is here too: rule 29000, mask 0xff0000, table 256",
     ]
+
+
+# ---------------------------------------------------------------- WANs that are half there
+
+
+def test_switched_off_nothing_is_wanted() -> None:
+    paths = (path("a"), path("b"))
+    assert routing.intent(world(), paths, {4: "a"}, replace(STEERED, enabled=False)) == routing.Wanted()
+
+
+def test_a_full_tunnel_over_one_family_leaves_the_others_connections_to_us() -> None:
+    paths = (path("a"), path("b"), path("a", 6), path("b", 6))
+    both = routing.intent(world(), paths, {4: "a", 6: "a"}, STEERED).nft
+    assert both is not None and "nfproto ipv4" in both and "nfproto ipv6" in both
+    full = Route(4, RT_TABLE_MAIN, "0.0.0.0/0", (Hop("", "wg0"),), 1)
+    seen = world()
+    assert seen.net is not None
+    seen = replace(seen, net=replace(seen.net, routes=(full,)))
+    six = routing.intent(seen, paths, {4: "a", 6: "a"}, STEERED).nft
+    assert six is not None and "nfproto ipv4" not in six and "nfproto ipv6" in six
+
+
+def test_of_its_own_wans_a_tunnel_takes_the_first_that_is_well() -> None:
+    settings = Settings(tunnels=(replace(TUNNEL, wans=("b", "c")),))
+    paths = (path("a"), path("b", state="degraded"), path("c"))
+    assert routing.intent(world(), paths, {4: "a"}, settings).courses == {("wg0", 4): "c"}
+    silent = (path("b", state="down"), path("c", state="down"))
+    assert routing.intent(world(), silent, {}, settings).courses == {("wg0", 4): "b"}
+    assert routing.intent(world(), silent, {4: "gone"}, settings).courses == {("wg0", 4): "b"}
+
+
+def test_answers_do_not_leave_by_a_wan_without_carrier() -> None:
+    """It is still the one chosen: nothing else works either."""
+    adopted = Settings(tunnels=(replace(TUNNEL, fwmark=0x51),))
+    paths = (path("a", state="off", carrier=False), path("b", state="down"))
+    wanted = routing.intent(world(), paths, {4: "a"}, adopted)
+    assert [rule for rule in wanted.rules if rule.src] == []
+
+
+def test_the_last_resort_keeps_the_connections_it_has() -> None:
+    paths = (path("a", state="down"), path("b", state="down"))
+    wanted = routing.intent(world(), paths, {4: "a"}, STEERED)
+    assert [rule.table for rule in wanted.rules if 6140 < rule.preference < 6180] == [7401]
+    assert [rule.preference for rule in wanted.rules if rule.src] == [6010, 6131]
+
+
+def test_the_active_table_has_the_chosen_wan_while_that_works() -> None:
+    def active(*paths: Uplink) -> list[str]:
+        routes = routing.intent(world(), paths, {4: "b"}, STEERED).routes
+        return [hop.device for route in routes if route.table == 7400 for hop in route.hops]
+
+    assert active(path("a"), path("b")) == ["eth2"]
+    assert active(path("a"), path("b", routed=False)) == []
+
+
+def test_a_wan_without_a_number_is_as_if_it_were_not_there() -> None:
+    without, there = path("a", index=0), path("b")
+    wanted = routing.intent(world(), (without, there), {4: "b"}, STEERED)
+    assert wanted == routing.intent(world(), (there,), {4: "b"}, STEERED)
+    assert routing.intent(world(), (without,), {4: "a"}, STEERED).fwmarks == {}, "no table to lead it to"
+    assert routing.ways(world(), (there, without), {4: "b"}, STEERED, "wg0", 4) == ("b",)
+
+
+def test_the_ways_are_of_one_family() -> None:
+    paths = (path("a"), path("b", 6))
+    assert routing.ways(world(), paths, {4: "a", 6: "b"}, STEERED, "wg0", 4) == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("own", "chosen", "course"),
+    [("down", "held", "a"), ("down", "unproven", "a"), ("down", "down", "b"), ("off", "down", "a")],
+)
+def test_a_tunnel_leaves_its_silent_wan_for_a_chosen_one_that_is_better(
+    own: str, chosen: str, course: str
+) -> None:
+    settings = Settings(tunnels=(replace(TUNNEL, wans=("b",)),))
+    paths = (path("a", state=chosen), path("b", state=own, carrier=own != "off"))
+    assert routing.intent(world(), paths, {4: "a"}, settings).courses == {("wg0", 4): course}
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [Rule(4, 5210, 7), Rule(4, 30000, 7), Rule(4, 100, 7, 0x10000, 0xFF0000), Rule(4, 30100, 7, 1, 0xFF0000)],
+)
+def test_a_rule_that_is_only_like_a_neighbours_is_nobodys(rule: Rule) -> None:
+    assert routing.neighbours(world(rule)) == ()
+    wanted = routing.intent(world(rule), (path("a"), path("b")), {4: "a"}, STEERED)
+    assert [rule.mask for rule in wanted.rules if rule.preference == 6180] == [0]

@@ -339,7 +339,7 @@ def _own_mark(tunnel: Tunnel, seen: DeviceSeen, routing: Routing) -> int:
     """A mark that somebody else gave the device, by configuration or by hand: adopted, not replaced."""
     if tunnel.fwmark:
         return tunnel.fwmark
-    return seen.fwmark if seen.fwmark and not ranges.is_our_mark(routing, seen.fwmark) else 0
+    return 0 if ranges.is_our_mark(routing, seen.fwmark) else seen.fwmark
 
 
 def preferred(tunnel: Tunnel, here: tuple[Uplink, ...], chosen: str) -> str:
@@ -376,7 +376,7 @@ def ways(
     usual = preferred(tunnel, here, choices.get(family, ""))
     if not usual or _own_mark(tunnel, seen, routing):
         return ()
-    return (usual, *(u.path.wan for u in here if u.path.works and u.usable and u.path.wan != usual))
+    return (usual, *(u.path.wan for u in here if u.usable and u.path.wan != usual))
 
 
 # ---------------------------------------------------------------- neighbours
@@ -393,7 +393,7 @@ def neighbours(world: World) -> tuple[Finding, ...]:
     if world.net is None:
         return ()
     found: list[Finding] = []
-    seen: dict[str, tuple[int, str]] = {}
+    seen: dict[str, str] = {}
     for rule in world.net.rules:
         if rule.mask == MWAN3_MASK and rule.preference in MWAN3_PREFERENCES:
             who = "mwan3"
@@ -405,11 +405,8 @@ def neighbours(world: World) -> tuple[Finding, ...]:
             who = "pbr"
         else:
             continue
-        count, evidence = seen.get(
-            who, (0, f"rule {rule.preference}, mask 0x{rule.mask:x}, table {rule.table}")
-        )
-        seen[who] = (count + 1, evidence)
-    for who, (_, evidence) in seen.items():
+        seen.setdefault(who, f"rule {rule.preference}, mask 0x{rule.mask:x}, table {rule.table}")
+    for who, evidence in seen.items():
         if who == "mwan3":
             reason = f"mwan3 is active ({evidence}): routing is left to it, tunnels are still cared for"
             found.append(Finding(Why.ROUTING_YIELDED, "mwan3", {"reason": reason}))
