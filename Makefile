@@ -76,6 +76,12 @@ ipk: ## build the package for opkg under build/
 mutants: setup ## change wgrouter/core here and there and see whether the tests notice: make mutants ARGS=--all
 	$(NEWEST)/bin/python -m tests.tools.mutants $(ARGS)
 
+fuzz: $(NEWEST)/.fuzz ## lead random bytes into the agent's doors: make fuzz ARGS='--minutes 10 --target dns'
+	@$(NEWEST)/bin/python -m tests.fuzz $(ARGS)
+
+$(NEWEST)/.fuzz: $(REQS)/fuzz.txt | setup
+	@sh tests/tools/once.sh $@ $^ -- $(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+
 format: setup ## write the code as `check` wants it
 	$(NEWEST)/bin/python -m ruff check --fix-only --exit-zero wgrouter tests package
 	$(NEWEST)/bin/python -m ruff format wgrouter tests package
