@@ -59,6 +59,7 @@ U32: Final = struct.Struct("=I")
 ERROR: Final = struct.Struct("=i")
 
 RECEIVE_SIZE: Final = 1 << 16  # the kernel fills at most 32 KiB per read of a dump
+ERRNO_MAX: Final = 4095  # MAX_ERRNO of linux/err.h
 DUMP_TRIES: Final = 5  # of a dump that a change interrupted
 TIMEOUT_S: Final = 1.0  # one wait for the kernel: it answers in microseconds, unless the rtnl lock is held
 
@@ -178,7 +179,10 @@ class Socket:
 
     def request(self, kind: int, body: bytes) -> bytes:
         """The one message that answers; it is the acknowledgement, too."""
-        return self._exchange(kind, NLM_F_REQUEST, body, single=True)[0]
+        answers = self._exchange(kind, NLM_F_REQUEST, body, single=True)
+        if not answers:
+            raise OSError(errno.EBADMSG, "the kernel acknowledges a question, and does not answer it")
+        return answers[0]
 
     def change(self, kind: int, body: bytes, flags: int = 0) -> None:
         """Ask for a change and wait until the kernel says it is made."""
@@ -201,7 +205,7 @@ class Socket:
             for reply, _, sequence, payload in self._receive():
                 if reply != NLMSG_ERROR or not first <= sequence <= last:
                     continue
-                code = -ERROR.unpack_from(payload)[0]
+                code = -_code(payload)
                 if code:
                     refused[sequence - first] = code
                 if sequence == last:
@@ -230,7 +234,7 @@ class Socket:
                 if reply_flags & NLM_F_DUMP_INTR and flags & NLM_F_DUMP == NLM_F_DUMP:
                     interrupted = True
                 if reply in (NLMSG_ERROR, NLMSG_DONE):
-                    code = ERROR.unpack_from(payload)[0] if len(payload) >= 4 else 0
+                    code = _code(payload)
                     if code < 0:
                         raise Refused(-code, _words(reply, reply_flags, payload))
                     if interrupted:
@@ -262,13 +266,21 @@ class Socket:
         return messages
 
 
+def _code(payload: bytes) -> int:
+    """Of NLMSG_ERROR or NLMSG_DONE: 0, or errno below it. EBADMSG for what is neither."""
+    code: int = ERROR.unpack_from(payload)[0] if len(payload) >= ERROR.size else 0
+    if code < -ERRNO_MAX:
+        raise OSError(errno.EBADMSG, f"a netlink message claims error {-code}")
+    return code
+
+
 def _words(reply: int, flags: int, payload: bytes) -> str:
     """What the kernel says of a refusal (NLMSGERR_ATTR_MSG), "" if nothing."""
     if not flags & NLM_F_ACK_TLVS:
         return ""
     start = 4
     if reply == NLMSG_ERROR:  # the request's header follows the code, with its payload unless capped
-        (length,) = U32.unpack_from(payload, 4)
+        length = U32.unpack_from(payload, 4)[0] if len(payload) >= 8 else 0
         start += HEADER_SIZE if flags & NLM_F_CAPPED else (length + 3) & ~3
     return text(attributes(payload, start).get(NLMSGERR_ATTR_MSG, b""))
 
