@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 
 PLACE = "/sys/class/net"
+MAC = re.compile("[0-9a-f]{12}")
 
 
 def line(path: str) -> str:
@@ -29,7 +31,7 @@ def mac(place: str = PLACE) -> str:
         names = []
     for name in names:
         address = line(os.path.join(place, name, "address")).replace(":", "")
-        made = len(address) != 12 or not int(address, 16) or int(address[:2], 16) & 3
+        made = not MAC.fullmatch(address) or not int(address, 16) or int(address[:2], 16) & 3
         if os.path.exists(os.path.join(place, name, "device")) and not made:
             found.append(address)
     return min(found, default="")
