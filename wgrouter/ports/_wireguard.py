@@ -365,7 +365,8 @@ class ProcessDevices:
             key, _, value = line.partition("=")
             if key == "errno":
                 if value != "0":
-                    code = abs(int(value)) if value.lstrip("-").isdecimal() else errno.EBADMSG
+                    digits = value.removeprefix("-")
+                    code = int(digits) if len(digits) <= 4 and digits.isdecimal() else errno.EBADMSG
                     raise OSError(code, f"the process of {name} refuses: {os.strerror(code)}")
             elif key and key not in ("private_key", "preshared_key"):
                 lines.append((key, value))
