@@ -150,18 +150,17 @@ class Desk:
         text, given = envelope.get("command"), envelope.get("hmac")
         if not isinstance(text, str) or not isinstance(given, str):
             raise Refusal("unsigned", "this router takes signed commands only: command and hmac are missing")
-        command = text.encode("utf-8", "replace")
-        if not hmac.compare_digest(signature(self.secret, topic, command).encode(), given.lower().encode()):
+        command = _bytes(text)
+        if not hmac.compare_digest(signature(self.secret, topic, command).encode(), _bytes(given.lower())):
             raise Refusal("bad-signature", "the signature does not fit this command, topic and key")
         return command
 
     def _check_time(self, data: Mapping[str, Any], request: Request, moment: Moment, trusted: bool) -> float:
-        expires, issued = data.get("expires"), data.get("issued")
-        for name, value in (("expires", expires), ("issued", issued)):
-            given = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not given and not (name == "issued" and value is None and not self.secret):
-                raise Refusal("wrong-type", f"{name} must be a time in seconds since 1970", request.id)
-        until = float(expires)  # type: ignore[arg-type]
+        until, issued = _time(data.get("expires")), _time(data.get("issued"))
+        if until is None:
+            raise Refusal("wrong-type", "expires must be a time in seconds since 1970", request.id)
+        if issued is None and (self.secret or data.get("issued") is not None):
+            raise Refusal("wrong-type", "issued must be a time in seconds since 1970", request.id)
         if not trusted:
             if request.verb not in READING:
                 raise Refusal("clock", "the clock is not set, so nobody knows what has expired", request.id)
@@ -171,7 +170,7 @@ class Desk:
             raise Refusal("expired", f"expired {late:.0f} s ago by this router's clock", request.id)
         if until > moment.wall + LIFE_MAX:
             raise Refusal("expires-late", f"expires lies more than {LIFE_MAX:.0f} s ahead", request.id)
-        if self.secret and float(issued) < moment.wall - (moment.now - self.started):  # type: ignore[arg-type]
+        if self.secret and issued is not None and issued < moment.wall - (moment.now - self.started):
             text = "issued before this agent started: whether it was carried out then is not known"
             raise Refusal("replayed", text, request.id)
         return until
@@ -208,6 +207,21 @@ def setting_of(arguments: Mapping[str, Any]) -> tuple[str, str, str, str | tuple
     if not text.strip() or not text.isprintable():
         raise Refusal("wrong-type", "value is empty or not printable")
     return kind, section, option, text
+
+
+def _time(value: object) -> float | None:
+    """Seconds; None for what is no number, or one that no float can hold."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None
+
+
+def _bytes(text: str) -> bytes:
+    """JSON may hold half a surrogate pair, which UTF-8 has no bytes for."""
+    return text.encode("utf-8", "replace")
 
 
 def _object(text: bytes) -> Mapping[str, Any]:
