@@ -351,15 +351,21 @@ class Reporting:
         found: list[Publication] = []
         try:
             with open(path, "rb") as file:
-                for line in file.read(KEPT_MAX).splitlines():
-                    boot, seq, payload = json.loads(line)
-                    found.append(Publication("", str(payload).encode(), 1, key=(str(boot), int(seq))))
+                lines = file.read(KEPT_MAX).splitlines()
             os.unlink(path)
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError, TypeError) as error:
-            if path:
+        except OSError as error:
+            if path and not isinstance(error, FileNotFoundError):
                 self._agent.fault(error)
+            return found
+        wrong = 0
+        for line in lines:
+            try:
+                boot, seq, payload = json.loads(line)
+                found.append(Publication("", str(payload).encode(), 1, key=(str(boot), int(seq))))
+            except (ValueError, TypeError, OverflowError, RecursionError):
+                wrong += 1
+        if wrong:
+            self._agent.fault(ValueError(f"{path}: {wrong} of {len(lines)} lines are no events: left out"))
         return found
 
 
