@@ -10,6 +10,7 @@ import pytest
 from wgrouter.core import liveness, tunnels
 from wgrouter.core.care import Attempt, Care, Detour, Memory, Outlook, TunnelsTurn
 from wgrouter.core.findings import Why
+from wgrouter.core.ladder import OTHER_WAN, RUNG_INDEX
 from wgrouter.core.liveness import ALIVE, DEAD, IDLE, NEW, SUSPECT, Pulse
 from wgrouter.core.machine import Context
 from wgrouter.core.messages import (
@@ -334,7 +335,7 @@ def test_two_dead_peers_are_helped_one_after_the_other() -> None:
 
 def test_restarts_are_counted_for_the_whole_device_and_for_an_hour() -> None:
     allowed = Ladder(new_port="no", other_wan=False, renew=True, restart=True, restarts_per_hour=2)
-    high = replace(GONE, rung=tunnels.RUNG_INDEX["renew"])
+    high = replace(GONE, rung=RUNG_INDEX["renew"])
     base = Memory(look_at=NOW + 9.0, families=(4,))
     done = turn(high, ladder=allowed, memory=replace(base, restarts={"wg0": (NOW - 3600.0, NOW - 60.0)}))
     assert Renew("wg0") in done.effects and done.memory.restarts == {"wg0": (NOW - 60.0, NOW)}
@@ -357,7 +358,7 @@ def test_a_device_is_not_restarted_under_a_living_sibling(state: str, renewed: b
     life = LONG_AGO if state == NEW else NOW - (200.0 if state == IDLE else 20.0)
     its = Care(Pulse(state, NOW - 300.0, life_at=life, session=state != NEW, asked_since=asked))
     allowed = Ladder(new_port="no", other_wan=False, renew=True)
-    high = replace(GONE, rung=tunnels.RUNG_INDEX["renew"])
+    high = replace(GONE, rung=RUNG_INDEX["renew"])
     done = turn(high, Woke(), ladder=allowed, others=((sibling, its),), memory=Memory(families=(4,)))
     assert (Renew("wg0") in done.effects) == renewed
 
@@ -406,7 +407,7 @@ def test_in_another_network_a_tunnel_that_is_wanted_is_set_again() -> None:
     assert endpoints(turn(LIVING, seen=replace(SEEN, endpoint=None), rerouted=frozenset({"wg0"}))) == [HERE]
     under_way = waiting(LIVING, 1.0)
     assert endpoints(turn(under_way, rerouted=frozenset({"wg0"}))) == []
-    assert endpoints(turn(waiting(GONE, 1.0, tunnels.OTHER_WAN), rerouted=frozenset({"wg0"}),
+    assert endpoints(turn(waiting(GONE, 1.0, OTHER_WAN), rerouted=frozenset({"wg0"}),
                           memory=on_detour())) == [HERE]  # fmt: skip
 
 
