@@ -290,7 +290,10 @@ Codec = Any  # a message class of pyroute2, which has no types
 
 def encoded(message: Codec) -> bytes:
     """The bytes of a pyroute2 message after its netlink header: the header is ours to write."""
-    message.encode()
+    try:
+        message.encode()
+    except struct.error as error:
+        raise OSError(errno.EINVAL, f"a number that netlink has no room for: {error}") from error
     return bytes(message.data[HEADER_SIZE:])
 
 
@@ -340,9 +343,9 @@ def index_of(sock: Socket, name: str) -> int:
 
 
 def name_of(sock: Socket, index: int) -> str:
-    """The name of a device; "" if there is none (any more)."""
+    """The name of a device; "" if there is none (any more), or can be none."""
     try:
         link = sock.request(RTM_GETLINK, LINK.pack(0, 0, 0, index, 0, 0))
-    except OSError:
+    except (OSError, struct.error):
         return ""
     return text(attributes(link, LINK.size).get(IFLA_IFNAME, b""))

@@ -138,7 +138,7 @@ def parse_address(message: bytes, names: Names) -> Address | None:
     waiting = flags & IFA_F_TENTATIVE and not flags & IFA_F_OPTIMISTIC
     return Address(
         device=names[index],
-        prefix=f"{socket.inet_ntop(family, local)}/{length}",
+        prefix=_prefix(family, local, length),
         scope=SCOPES.get(scope, "global"),
         usable=not (waiting or flags & (IFA_F_DADFAILED | IFA_F_DEPRECATED)),
         peer=socket.inet_ntop(family, peer) if peer != local else "",
@@ -169,13 +169,13 @@ def parse_route(message: bytes, names: Names, *, lookup: bool = False) -> Route 
     return Route(
         family=version,
         table=table,
-        dst=f"{socket.inet_ntop(family, seen[RTA_DST])}/{length}" if RTA_DST in seen else ANYWHERE[version],
+        dst=_prefix(family, seen[RTA_DST], length) if RTA_DST in seen else ANYWHERE[version],
         hops=hops,
         metric=_u32(seen.get(RTA_PRIORITY)),
         protocol=protocol,
         kind=kind,
         source=socket.inet_ntop(family, seen[RTA_PREFSRC]) if RTA_PREFSRC in seen else "",
-        src=f"{socket.inet_ntop(family, seen[RTA_SRC])}/{source_length}" if RTA_SRC in seen else "",
+        src=_prefix(family, seen[RTA_SRC], source_length) if RTA_SRC in seen else "",
         linkdown=bool(flags & (RTNH_F_DEAD | RTNH_F_LINKDOWN)),
         expires=protocol == RTPROT_RA or RTA_EXPIRES in seen or _expires(seen.get(RTA_CACHEINFO)),
     )
@@ -224,8 +224,8 @@ def parse_rule(message: bytes) -> Rule | None:
         table=_u32(seen[FRA_TABLE]) if FRA_TABLE in seen else table,
         mark=_u32(seen.get(FRA_FWMARK)),
         mask=_u32(seen.get(FRA_FWMASK)),
-        src=f"{socket.inet_ntop(family, seen[FRA_SRC])}/{src_length}" if FRA_SRC in seen else "",
-        dst=f"{socket.inet_ntop(family, seen[FRA_DST])}/{dst_length}" if FRA_DST in seen else "",
+        src=_prefix(family, seen[FRA_SRC], src_length) if FRA_SRC in seen else "",
+        dst=_prefix(family, seen[FRA_DST], dst_length) if FRA_DST in seen else "",
         iif=text(seen.get(FRA_IIFNAME, b"")),
         oif=text(seen.get(FRA_OIFNAME, b"")),
         suppress=-1 if suppress == NO_LIMIT else suppress,
@@ -238,6 +238,13 @@ def parse_rule(message: bytes) -> Rule | None:
             or _u32(seen.get(FRA_SUPPRESS_IFGROUP, U32.pack(NO_LIMIT))) != NO_LIMIT
         ),
     )
+
+
+def _prefix(family: int, address: bytes, length: int) -> str:
+    """ValueError for more bits than the address has: the core counts on prefixes that are some."""
+    if length > 8 * len(address):
+        raise ValueError(f"a prefix of {length} bits")
+    return f"{socket.inet_ntop(family, address)}/{length}"
 
 
 def _u32(data: bytes | None) -> int:

@@ -104,6 +104,14 @@ class _Believed(dict[int, str]):
         return ""
 
 
+def _parsed(parse: Callable[[bytes], T | None], message: bytes) -> T | None:
+    """None for what is not in the form that kernels have had: the rest is worth more than an error."""
+    try:
+        return parse(message)
+    except (ValueError, IndexError, struct.error):
+        return None
+
+
 class _Seen(Generic[T]):
     """The values of the last look by the bytes they came from: what did not change is not parsed again."""
 
@@ -123,12 +131,7 @@ class _Seen(Generic[T]):
             try:
                 value = old[message]
             except KeyError:
-                try:
-                    value = parse(message)
-                except (ValueError, IndexError, struct.error):
-                    value = (
-                        None  # not in the form that kernels have had: the rest is worth more than an error
-                    )
+                value = _parsed(parse, message)
                 # An IPv6 message counts down its lifetime: other bytes, the same value.
                 value = value if value is None else self._by_value.setdefault(value, value)
             new[message] = value
@@ -247,7 +250,8 @@ class Kernel:
             if error.errno in NO_WAY and not error.words:  # with words, it is the request that is wrong
                 return None
             raise
-        route = parse_route(answer, _Asked(self), lookup=True)
+        names = _Asked(self)
+        route = _parsed(lambda message: parse_route(message, names, lookup=True), answer)
         return route.hops[0] if route is not None and route.hops else None
 
     def link_rx_bytes(self, name: str) -> int:
@@ -297,7 +301,8 @@ class Kernel:
         body = header + attribute(RTA_TABLE, U32.pack(route.table))
         wanted = identity(route)
         names = _Asked(self)
-        seen = (parse_route(message, names) for message in self._dump(RTM_GETROUTE, route.family, body))
+        messages = self._dump(RTM_GETROUTE, route.family, body)
+        seen = (_parsed(lambda message: parse_route(message, names), message) for message in messages)
         return any(found is not None and identity(found) == wanted for found in seen)
 
     def _route(self, route: Route, scope: int | None = None) -> Codec:
@@ -390,7 +395,8 @@ class Kernel:
 
     def _rules_now(self, family: int) -> list[Rule]:
         """In the kernel's order."""
-        seen = (parse_rule(message) for message in self._dump(RTM_GETRULE, family, bytes(RULE.size)))
+        messages = self._dump(RTM_GETRULE, family, bytes(RULE.size))
+        seen = (_parsed(parse_rule, message) for message in messages)
         return [rule for rule in seen if rule is not None]
 
 
