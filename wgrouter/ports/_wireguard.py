@@ -110,6 +110,12 @@ def key_bytes(public_key: str) -> bytes:
     return key
 
 
+def _key_text(key: bytes) -> str:
+    if len(key) != KEY_SIZE:
+        raise ValueError(f"a key of {len(key)} bytes")
+    return b64encode(key).decode()
+
+
 class KernelDevices:
     """WireGuard in the kernel. OSError: ENODEV without the device, EPROTONOSUPPORT without the module."""
 
@@ -130,10 +136,17 @@ class KernelDevices:
 
     def get(self, name: str) -> Answer:
         request = GENERIC_HEADER.pack(WG_CMD_GET_DEVICE, 1) + _name(name)
+        messages = self._sock.dump(self._family_id(), request)
+        try:
+            return self._read(name, messages)
+        except (KeyError, ValueError, struct.error) as error:
+            raise OSError(errno.EBADMSG, f"the kernel says of {name} what cannot be read: {error}") from error
+
+    def _read(self, name: str, messages: list[bytes]) -> Answer:
         about: dict[int, bytes] = {}
         peers: dict[bytes, dict[int, bytes]] = {}
         allowed: dict[bytes, list[bytes]] = {}
-        for message in self._sock.dump(self._family_id(), request):
+        for message in messages:
             # A peer with many allowed IPs goes on in the next message, which repeats its key alone.
             for kind, value in each_attribute(message, GENERIC_HEADER.size):
                 if kind == WGDEVICE_A_PEERS:
@@ -149,7 +162,7 @@ class KernelDevices:
         scopes: Scopes = {}
         found = {}
         for key, seen in peers.items():
-            public_key = b64encode(key).decode()
+            public_key = _key_text(key)
             endpoint, scope = _endpoint(seen.get(WGPEER_A_ENDPOINT))
             if endpoint is not None and scope:
                 scopes[public_key] = (endpoint.address, scope)
@@ -202,7 +215,10 @@ class KernelDevices:
                     words = "the kernel has no WireGuard (package kmod-wireguard)"
                     raise OSError(errno.EPROTONOSUPPORT, words) from error
                 raise
-            self._family = U16.unpack(attributes(answer, GENERIC_HEADER.size)[CTRL_ATTR_FAMILY_ID])[0]
+            number = attributes(answer, GENERIC_HEADER.size).get(CTRL_ATTR_FAMILY_ID, b"")
+            if len(number) != U16.size:
+                raise OSError(errno.EBADMSG, "the kernel does not number the family wireguard")
+            self._family = U16.unpack(number)[0]
         return self._family
 
     def _ips(self, pieces: list[bytes]) -> tuple[str, ...]:
@@ -381,15 +397,14 @@ def _finish(peer: dict[str, str], ips: list[str], found: dict[str, PeerSeen], sc
     """Put the peer whose lines have all been read among the others."""
     if not peer:
         return
-    key = bytes.fromhex(peer["public_key"])
-    if len(key) != KEY_SIZE:
-        raise ValueError(f"a key of {len(key)} bytes")
-    public_key = b64encode(key).decode()
+    public_key = _key_text(bytes.fromhex(peer["public_key"]))
     endpoint = None
     if "endpoint" in peer:
         host, _, port = peer["endpoint"].rpartition(":")
         address, _, zone = host.strip("[]").partition("%")
         endpoint = Endpoint(str(ipaddress.ip_address(address)), int(port))
+        if not 0 <= endpoint.port < 65536:
+            raise ValueError(f"port {endpoint.port}")
         if zone:
             scopes[public_key] = (endpoint.address, zone)
     found[public_key] = PeerSeen(
