@@ -12,7 +12,6 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import wgrouter
@@ -21,6 +20,7 @@ from wgrouter.core import engine
 from wgrouter.core.findings import Finding, Why
 from wgrouter.core.messages import Configured
 from wgrouter.core.model import Instant
+from wgrouter.core.records import dataclass, replace
 from wgrouter.core.settings import Mqtt, Settings
 from wgrouter.mqtt import commands, metrics
 from wgrouter.mqtt.commands import Refusal, Request
@@ -52,7 +52,7 @@ class Agent(Protocol):
     def fault(self, error: Exception) -> None: ...
 
 
-@dataclass
+@dataclass(slots=True)
 class _Trial:
     """A setting that is being proved."""
 
@@ -100,7 +100,7 @@ class Reporting:
             return
         wanted = bool(settings.enabled and settings.brokers)
         # Its last word must not come after the new connection's first one on the same topic.
-        same = wanted and courier is not None and courier.topics == _topics(settings)
+        same = wanted and courier is not None and courier.topics == self._topics(settings)
         self._close(farewell=not same)
         if wanted:
             self._open(courier)
@@ -115,7 +115,7 @@ class Reporting:
             )
             return
         identity = replace(self._identity, versions={**self._identity.versions, "paho": paho})
-        topics = _topics(settings)
+        topics = self._topics(settings)
         courier = Courier(settings, topics, identity, self._command_key(), self)
         waiting = self._kept() if old is None else old.outbox.waiting()
         for publication in waiting:
@@ -128,6 +128,10 @@ class Reporting:
         self._courier, self._broker = courier, link
         courier.link = link
         link.open()
+
+    def _topics(self, settings: Mqtt) -> Topics:
+        cards = os.path.join(self._agent.root, "sys/class/net")
+        return Topics(settings.prefix, settings.id or hardware.mac(cards) or os.uname().nodename)
 
     def _command_key(self) -> bytes | None:
         """b"": no signatures are asked for. None: they are, and there is no key, so no command is taken."""
@@ -218,7 +222,16 @@ class Reporting:
         self._agent.say(finding)
 
     def obey(self, request: Request, answer: Callable[[Data | Refusal], None]) -> None:
-        """Carry a command out. What the agent refuses is refused with its words."""
+        """Carry a command out. What the agent refuses is refused with its words; its own fault is told."""
+        try:
+            self._obey(request, answer)
+        except Refusal:
+            raise
+        except Exception as error:  # noqa: BLE001 — as for the control socket: a question ends no agent
+            self._agent.fault(error)
+            raise Refusal("failed", f"{request.verb}: the agent has failed, its log says where") from None
+
+    def _obey(self, request: Request, answer: Callable[[Data | Refusal], None]) -> None:
         if request.verb == "set":
             self._set(request.arguments, answer)
             return
@@ -254,8 +267,12 @@ class Reporting:
             self._courier.acknowledged(token)
 
     def received(self, topic: str, payload: bytes, retained: bool, reply_to: str, correlation: bytes) -> None:
-        if self._courier is not None:
+        if self._courier is None:
+            return
+        try:
             self._courier.received(topic, payload, retained, reply_to, correlation)
+        except Exception as error:  # noqa: BLE001 — the broker would send it again to the next agent, and so on
+            self._agent.fault(error)
 
     def say(self, finding: Finding) -> None:
         if self._courier is not None:
@@ -367,10 +384,6 @@ class Reporting:
         if wrong:
             self._agent.fault(ValueError(f"{path}: {wrong} of {len(lines)} lines are no events: left out"))
         return found
-
-
-def _topics(settings: Mqtt) -> Topics:
-    return Topics(settings.prefix, settings.id or hardware.mac() or os.uname().nodename)
 
 
 def _replace_file(path: str, data: bytes, mode: int) -> None:

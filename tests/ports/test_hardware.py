@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,6 +43,51 @@ def test_what_a_flash_could_change_is_not_taken(tmp_path: Path, address: str, de
     assert hardware.mac(str(tmp_path)) == ""
     network_card(tmp_path, "eth1", "fc:11:22:33:44:55")
     assert hardware.mac(str(tmp_path)) == "fc1122334455"
+
+
+def laid_out(
+    place: Path, name: str, address: str, *, origin: int = 0, bus: str = "", radio: bool = False
+) -> None:
+    """As in sysfs: `device` leads to where the card sits."""
+    network_card(place, name, address, device=False)
+    where = place / f"devices/soc/{bus or 'gmac'}/{name}"
+    where.mkdir(parents=True)
+    (place / name / "device").symlink_to(where)
+    (place / name / "addr_assign_type").write_text(f"{origin}\n")
+    if radio:
+        (place / name / "phy80211").mkdir()
+
+
+LOW, HIGH = "00:11:22:33:44:55", "fc:11:22:33:44:55"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"origin": 1},  # drawn by the kernel
+        {"origin": 2},  # copied from another card
+        {"origin": 3},  # set: the provider wants that of the computer which was there before
+        {"bus": "usb1/1-1"},  # plugged in some day, and pulled some day
+        {"radio": True},  # not there yet when the agent starts
+    ],
+    ids=["drawn", "copied", "set", "usb", "radio"],
+)
+def test_what_is_built_in_and_has_its_own_address_comes_first(tmp_path: Path, other: dict[str, Any]) -> None:
+    laid_out(tmp_path, "lan1", HIGH)
+    assert hardware.mac(str(tmp_path)) == HIGH.replace(":", "")
+    laid_out(tmp_path, "eth9", LOW, **other)
+    assert hardware.mac(str(tmp_path)) == HIGH.replace(":", "")
+
+
+@pytest.mark.parametrize(
+    ("one", "found"),
+    [({"origin": 3}, True), ({"bus": "usb1/1-1"}, True), ({"radio": True}, True),
+     ({"origin": 1}, False), ({"origin": 2}, False)],
+)  # fmt: skip
+def test_what_there_is_must_do_where_it_lasts(tmp_path: Path, one: dict[str, Any], found: bool) -> None:
+    """A Raspberry Pi's only Ethernet sits on USB; a travel router may have nothing but a radio."""
+    laid_out(tmp_path, "eth0", LOW, **one)
+    assert hardware.mac(str(tmp_path)) == (LOW.replace(":", "") if found else "")
 
 
 def test_without_hardware_the_seed_is_that_of_this_boot(tmp_path: Path) -> None:
