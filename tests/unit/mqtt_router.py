@@ -55,13 +55,16 @@ SETTINGS = Settings(
 
 
 class Router:
-    """`run` lets time pass; `cut` and `mend` pull and plug cables; `kill` and `revive` silence a peer."""
+    """`run` lets time pass; `cut` and `mend` pull and plug cables; `silent` are peers, by their labels, that
+    are not heard any more, `deaf` silences the targets of all probes.
+    """
 
     def __init__(self, settings: Settings = SETTINGS) -> None:
         self.engine = Engine()
         self.now = 1000.0
         self.cables = {"eth1": True, "wwan0": True}
         self.silent: set[str] = set()
+        self.deaf = False
         self.frozen: dict[str, PeerSeen] = {}
         self.received = 1_000_000
         self.next_look = self.now
@@ -89,6 +92,7 @@ class Router:
                 isinstance(effect, Probe)
                 and self.cables.get(effect.device, True)
                 and effect.target not in deaf
+                and not self.deaf
             ):
                 self._answers.append((self.now + 0.012, Replied(effect.id, 0.012)))
 

@@ -67,17 +67,18 @@ def _names(state: engine.State, peer: Peer, now: Instant) -> tuple[bool | None, 
     hosts = names_of(peer)
     if not hosts:
         return None, "the peer has no name" if peer.endpoints else "the peer has no endpoint: it calls"
-    told, good = [], False
+    told, good, failed = [], False, False
     for host in hosts:
         name = names.look_up(state.names, host, srv=peer.srv, now=now)
         if name is None or not (name.addresses or name.error):
             told.append(f"{host} is not resolved yet")
         elif name.error:
+            failed = True
             told.append(f"{host}: {name.error}")
         else:
             good = True
             told.append(f"{host} is {', '.join(name.addresses)}")
-    return good, "; ".join(told)
+    return good or (False if failed else None), "; ".join(told)
 
 
 def _handshake(
