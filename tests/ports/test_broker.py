@@ -20,6 +20,7 @@ from wgrouter.ports._broker_values import Plan, Will, full_jitter, secret
 from wgrouter.shell.reactor import Reactor
 
 WILL = ("wgrouter/r/availability", b"offline")
+DISCONNECT = b"\xe0\x00"  # MQTT 5, 3.14
 
 
 def free_port() -> int:
@@ -197,6 +198,37 @@ def test_a_connection_made_when_all_is_over_is_closed(monkeypatch: pytest.Monkey
         session.end(patience=10.0)
     assert not session.alive
     assert made[0].fileno() == -1
+
+
+def test_the_good_bye_does_not_reset_the_connection() -> None:
+    """A close with bytes unread does, and a broker that meets it before our DISCONNECT publishes the will."""
+    heard: list[bytes | str] = []
+
+    def serve(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.settimeout(10)
+            connection.recv(4096)
+            connection.sendall(b"\x20\x03\x00\x00\x00")  # CONNACK
+            heard.append(connection.recv(4096))
+            try:
+                for _ in range(2):  # the first one meets the reset, the second one tells
+                    connection.sendall(b"\xd0\x00")  # a PINGRESP that was on its way
+                heard.append(connection.recv(4096))
+            except OSError as error:
+                heard.append(str(error))
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        like_a_broker = threading.Thread(target=serve, args=(server,))
+        like_a_broker.start()
+        port = server.getsockname()[1]
+        greeted = threading.Event()
+        plan = Plan("127.0.0.1", port, False, 5, "r", 30, Will(*WILL, 5), addresses=("127.0.0.1",))
+        session = _broker_session.Session(plan, lambda tell: not tell(), lambda *_: greeted.set())
+        assert greeted.wait(10)
+        session.end(patience=10.0)
+        like_a_broker.join(10)
+    assert heard == [DISCONNECT, b""]
 
 
 def test_threads_that_hang_are_bounded(opened: Callable[..., Port], monkeypatch: pytest.MonkeyPatch) -> None:

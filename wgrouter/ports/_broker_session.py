@@ -211,6 +211,23 @@ class Session:
         while client.socket() and client.want_write() and time.monotonic() < deadline:
             select.select([], [client.socket()], [], 0.05)
             client.loop_write()
+        self._see_out(deadline)
+
+    def _see_out(self, deadline: float) -> None:
+        """Wait for the broker to close; paho has closed its own end. With bytes unread that would be a reset
+        (RFC 9293, 3.10.4), and a broker that meets it before our DISCONNECT publishes the will.
+        """
+        with self._guard:
+            last = socket.socket(fileno=os.dup(self._raw))
+        with last:
+            try:
+                last.shutdown(socket.SHUT_WR)
+                while (left := deadline - time.monotonic()) > 0:
+                    readable, _, _ = select.select([last], [], [], left)
+                    if not readable or not last.recv(4096):
+                        return
+            except OSError:
+                return  # it is gone already
 
     def _lost(self) -> str:
         if self.stage == GREETING:
