@@ -7,6 +7,7 @@ holds an uplink back for longer and longer, which is not what is measured here.
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Callable, Iterator
 
 from tests.bench import rivals
@@ -54,7 +55,7 @@ def _run(bench: Bench, lab: Lab, kind: str, fault: Callable[[], None], which: st
     agent = lab.router.start_agent("", python=python_of(which))
     until(lambda: at_rest(agent) and carries(agent, "eth1"), within=30, what="the first uplink in use")
     with _traffic(lab) as (flow, lan):
-        pause(0.5)
+        pause(random.uniform(0.5, 1.5))  # the cut comes at any moment between two probes
         begin = now()
         fault()
         until(lambda: carries(agent, "eth2"), within=15, what="the switch to the second uplink")
