@@ -42,10 +42,13 @@ class Counters:
 
 
 def packets(text: str, device: str) -> tuple[int, int]:
-    """Packets received and sent, from the text of /proc/net/dev. OSError ENODEV without that device."""
+    """Packets received and sent, by the text of /proc/net/dev. OSError: ENODEV without the device, EBADMSG."""
     for line in text.splitlines():
         name, found, numbers = line.partition(":")
         if found and name.strip() == device:
             fields = numbers.split()
-            return int(fields[1]), int(fields[9])
+            try:
+                return int(fields[1]), int(fields[9])
+            except (IndexError, ValueError):
+                raise OSError(errno.EBADMSG, f"{DEVICES} is not as expected", device) from None
     raise OSError(errno.ENODEV, "No such device", device)
