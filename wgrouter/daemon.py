@@ -337,7 +337,7 @@ class _Agent:
         if verb == "plan":
             return report.planned(state, {"problems": self.problems})
         if verb == "journal":
-            count, after = int(arguments.get("count") or 50), int(arguments.get("after") or 0)
+            count, after = _whole(arguments, "count", 50), _whole(arguments, "after", 0)
             entries = self.journal.tail(count, after, bool(arguments.get("every")))
             return {"entries": entries, "last": self.journal.number}
         if verb == "dump":
@@ -357,6 +357,13 @@ class _Agent:
         if verb == "reload":
             return self.reloaded()
         raise control.Refused(f"{verb!r} is not a question that this agent answers")
+
+
+def _whole(arguments: Mapping[str, Any], name: str, default: int) -> int:
+    value = arguments.get(name)
+    if value is not None and type(value) is not int:
+        raise control.Refused(f"{name} is {str(value)[:40]!r}; accepted: a whole number")
+    return value or default
 
 
 def _line(file: Any, line: str) -> None:
