@@ -23,10 +23,10 @@ import time
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Final
 
 from wgrouter.core.model import DeviceSeen, Endpoint, PeerSeen
+from wgrouter.core.records import dataclass
 from wgrouter.ports._netlink import (
     NETLINK_GENERIC,
     Socket,
@@ -382,7 +382,8 @@ class ProcessDevices:
             if key == "errno":
                 if value != "0":
                     digits = value.removeprefix("-")
-                    code = int(digits) if len(digits) <= 4 and digits.isdecimal() else errno.EBADMSG
+                    plain = len(digits) <= 4 and digits.isdecimal()
+                    code = (int(digits) if plain else 0) or errno.EBADMSG
                     raise OSError(code, f"the process of {name} refuses: {os.strerror(code)}")
             elif key and key not in ("private_key", "preshared_key"):
                 lines.append((key, value))
