@@ -35,6 +35,7 @@ NOW = 10_000.0
 HERE, THERE, THIRD = (Endpoint(f"192.0.2.{last}", 51820) for last in (1, 2, 3))
 PEER = Peer("wg0", "key", "office", (HostPort("a.example"),), keepalive=25)
 PROBED = replace(PEER, probe="10.0.0.1")
+NARROW = replace(PEER, allowed_ips=("10.0.0.1/32",))
 LIVING = Care(
     pulse=Pulse(ALIVE, 9000.0, life_at=NOW - 5.0, proven=True, session=True, handshake_at=NOW - 90.0),
     given=(HERE,),
@@ -153,6 +154,10 @@ def test_a_detour_that_ends_is_made_visible_to_routing() -> None:
         (replace(LIVING, probe_id=3, probe_at=NOW - 1.2), PROBED, NOW + 0.001),  # its answer may lie unread
         (replace(LIVING, pulse=pulse(state=SUSPECT, asked_since=NOW - 4.0, probe_answered=True),
                  probe_at=NOW - 0.3), PROBED, NOW + 0.2),
+        (replace(LIVING, pulse=pulse(state=SUSPECT, asked_since=NOW - 4.0, probe_answered=True), probe_id=3,
+                 probe_at=NOW - 0.3), PROBED, NOW + 0.7),  # no other before that one is lost
+        (replace(waiting(GONE, 1.0), probe_at=NOW - 0.3), PEER, NOW + 5.5),  # nothing to send to
+        (replace(waiting(GONE, 1.0), probe_at=NOW - 0.3), PROBED, NOW + 0.2),
     ],
 )  # fmt: skip
 def test_when_a_peer_has_something_to_do(care: Care, peer: Peer, at: float) -> None:
@@ -160,6 +165,14 @@ def test_when_a_peer_has_something_to_do(care: Care, peer: Peer, at: float) -> N
     assert done.memory.wakes[peer.id] == pytest.approx(at, abs=1e-9)
     assert done.memory.wake == min(done.memory.wakes[peer.id], done.memory.look_at)
     assert tunnels.wake_at(done.memory) == done.memory.wake
+
+
+def test_where_no_probe_may_be_sent_nobody_wakes_for_one() -> None:
+    due = replace(LIVING, pulse=pulse(life_at=NOW - 5.0, probe_answered=True), probe_at=NOW - 5.0)
+    assert NOW + 4.0 <= turn(due, peer=PROBED).memory.wake <= NOW + 6.0
+    idle = NOW - 5.0 + liveness.REJECT_AFTER_TIME
+    assert turn(due, peer=PROBED, enabled=False).memory.wakes[PEER.id] == idle
+    assert turn(due, peer=PROBED, reachable=frozenset()).memory.wakes[PEER.id] == idle
 
 
 def test_only_those_that_a_step_is_about_are_worked_on() -> None:
@@ -209,6 +222,19 @@ def test_one_more_time_the_preferred_endpoint_when_an_old_answer_led_back() -> N
     assert endpoints(turn(just, seen=back)) == [HERE]
     assert endpoints(turn(TRYING, Woke(), seen=back)) == [], "not by what an old look saw"
     assert endpoints(turn(TRYING, seen=back, names={})) == []
+    assert endpoints(turn(TRYING)) == [], "it is there"
+
+
+def test_a_trial_is_proven_by_what_a_look_at_wireguard_shows() -> None:
+    earlier = Attempt(NOW - 500.0, "endpoint", "x", "no sign of life")
+    answered = replace(TRYING, pulse=pulse(life_at=NOW), attempts=(earlier, *TRYING.attempts))
+    assert care_of(turn(answered, Observed())).trial_until == TRYING.trial_until
+    done = care_of(turn(answered))
+    assert done.trial_until == NEVER and done.attempts[0] == earlier and len(done.attempts) == 2
+    over = care_of(turn(replace(answered, pulse=LIVING.pulse, trial_until=NOW)))
+    assert over.attempts == (earlier, replace(TRYING.attempts[0], result="no sign of life"))
+    again = care_of(turn(replace(answered, pulse=LIVING.pulse), seen=replace(SEEN, endpoint=THERE)))
+    assert again.attempts == (earlier, replace(TRYING.attempts[0], at=NOW))
 
 
 def test_an_answer_in_a_trial_asks_for_a_look_that_shows_where_it_came_from() -> None:
@@ -216,7 +242,7 @@ def test_an_answer_in_a_trial_asks_for_a_look_that_shows_where_it_came_from() ->
     assert turn(asked, Replied(3, 0.1), peer=PROBED).effects[-1] == LOOK
     for event in (Replied(5, 0.1), Unsent(3, "no"), Hinted("ubus")):
         assert LOOK not in turn(asked, event, peer=PROBED).effects
-    assert LOOK not in turn(replace(TRYING, pulse=pulse(life_at=NOW))).effects, "this was one"
+    assert LOOK not in turn(replace(TRYING, pulse=pulse(life_at=NOW)), Hinted("ubus")).effects
 
 
 def test_a_trial_that_failed_names_what_was_tried() -> None:
@@ -259,6 +285,8 @@ def asks(state: str = ALIVE, ago: float = 60.0, **other: object) -> Care:
         (asks(), PROBED, True),
         (asks(), PEER, False),  # nothing to probe is configured
         (asks(), replace(PROBED, probe_interval=0.0), False),
+        (asks(), replace(PROBED, probe_interval=0.5), True),
+        (asks(), NARROW, False),  # somebody is there, unasked
         (asks(probe_id=3), PROBED, False),  # one at a time
         (asks(ago=8.9), PROBED, False),  # it was heard of less than the interval ago (±10 %)
         (asks(ago=11.1), PROBED, True),
@@ -305,6 +333,14 @@ def test_once_for_each_session_it_is_learnt_whether_a_busy_peer_answers_probes()
     assert probes(turn(replace(since, probe_at=NOW - 20.0), peer=PROBED)) == [], "somewhen in the interval"
 
 
+def test_an_endpoint_that_is_set_is_probed_at_once_where_that_can_be() -> None:
+    moved = {"a.example": (THERE,)}
+    assert [probe.target for probe in probes(turn(LIVING, peer=NARROW, names=moved))] == ["10.0.0.1"]
+    assert probes(turn(LIVING, names=moved)) == []
+    asked = replace(LIVING, probe_id=3, probe_at=NOW - 0.1)
+    assert probes(turn(asked, peer=NARROW, names=moved)) == [], "one is under way"
+
+
 def test_without_an_uplink_or_switched_off_nothing_is_sent() -> None:
     assert turn(asks(), peer=PROBED, reachable=frozenset()).effects == ()
     assert turn(asks(), peer=PROBED, enabled=False).effects == ()
@@ -318,9 +354,6 @@ def test_without_an_uplink_or_switched_off_nothing_is_sent() -> None:
 
 def rungs(done: TunnelsTurn) -> list[str]:
     return [str(f.arguments["rung"]) for f in done.findings if f.why is Why.TUNNEL_STEP]
-
-
-NARROW = replace(PEER, allowed_ips=("10.0.0.1/32",))
 
 
 def test_two_dead_peers_are_helped_one_after_the_other() -> None:

@@ -6,8 +6,6 @@ Split from tunnels.py, whose `_Round` builds on it. A trial costs at most TRIAL 
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from wgrouter.core import liveness
 from wgrouter.core.care import Attempt, Care
 from wgrouter.core.findings import Finding, Why
@@ -17,11 +15,13 @@ from wgrouter.core.liveness import ALIVE, DEAD, IDLE, SUSPECT, Pulse
 from wgrouter.core.machine import Context
 from wgrouter.core.messages import Effect, Event, Look, Observed, Probe, Replied
 from wgrouter.core.model import NEVER, WIREGUARD, Instant, PeerSeen, Seconds
+from wgrouter.core.records import replace
 from wgrouter.core.settings import Peer, Tunnel
 
 SETTLE: Seconds = 0.2  # bytes seen this soon after a step may have come before it
 TRIAL: Seconds = 2.0  # an alternative endpoint is given up for at most this long to try the preferred one
 ATTEMPTS_KEPT = 12
+PREFERRED = "try the preferred "
 
 
 class Listening:
@@ -67,7 +67,7 @@ class Listening:
             return care
         wait = min(care.return_wait * 2, tunnel.ladder.backoff_max * 4)
         self.effects += set_endpoint(peer, seen, preferred)
-        attempt = Attempt(self.now, "return", f"try the preferred {preferred}")
+        attempt = Attempt(self.now, "return", f"{PREFERRED}{preferred}")
         care = replace(
             care,
             trial_until=self.now + TRIAL,
@@ -99,9 +99,7 @@ class Listening:
             return self._probe(peer, care)
         if seen.endpoint != kept:
             self.effects += set_endpoint(peer, seen, kept)
-        tried = str(
-            seen.endpoint if seen.endpoint != kept else attempt.action.removeprefix("try the preferred ")
-        )
+        tried = attempt.action.removeprefix(PREFERRED)
         self._say(Why.TUNNEL_RETURN_FAILED, peer, endpoint=tried, kept=str(kept))
         done = replace(attempt, result="no sign of life")
         pulse = replace(care.pulse, asked_since=NEVER, misses=0)  # the silence was of our making
@@ -119,12 +117,7 @@ class Listening:
         return bool(peer.probe) and care.pulse.state in (ALIVE, SUSPECT, IDLE) and peer.probe_interval > 0
 
     def _probe_due(self, peer: Peer, care: Care) -> Instant:
-        if (
-            care.step is not None
-            or care.trial_until != NEVER
-            or care.pulse.state == SUSPECT
-            or (care.pulse.misses and care.pulse.probe_answered)
-        ):
+        if care.step is not None or care.trial_until != NEVER or care.pulse.state == SUSPECT:
             return care.probe_at + liveness.PROBE_BURST
         seed, pulse = self.context.seed, care.pulse
         due = max(care.probe_at, pulse.life_at) + spread(peer.probe_interval, 0.1, seed, peer.subject)
