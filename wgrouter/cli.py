@@ -436,7 +436,7 @@ def _diagnose(options: argparse.Namespace) -> int:
             for step in one["steps"]:
                 mark = {True: "ok", False: "FAILS"}.get(step["ok"], "-")
                 style = {True: "green", False: "red"}.get(step["ok"], "dim")
-                paper.wrapped(f"{mark:5} {step['step']}: {step['text']}", 2, style)
+                paper.wrapped(f"{mark} {step['step']}: {step['text']}", 2, style)
 
     _show(options, data, draw)
     return PROBLEMS if any(one["broken"] for one in data) else OK
@@ -463,8 +463,9 @@ def _fleet(options: argparse.Namespace) -> int:
 
 def _as_data(value: Any) -> dict[str, Any]:
     """The fields of a small dataclass as JSON-ready data."""
-    from dataclasses import fields
     from enum import Enum
+
+    from wgrouter.core.records import fields
 
     return {
         field.name: item

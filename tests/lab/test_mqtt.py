@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import socket
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.lab import Lab, stays, until
+from tests.lab import Lab, LabError, stays, until
 from tests.lab.reporting import CERTIFICATE, PLAIN, TLS, WANS, Witness, configuration, reporting, timed
+from wgrouter import client
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(180), pytest.mark.usefixtures("as_it_was")]
 
@@ -222,7 +227,77 @@ def test_the_metrics_file_is_written_without_a_broker(lab: Lab) -> None:
     until(lambda: file.exists() and "wgrouter_wan_up" in file.read_text(), within=20, what="the figures")
     assert "wireguard_received_bytes_total" in agent.cli("metrics")
     assert "wgrouter_mqtt_connected" not in file.read_text()
-    agent.cli("diagnose", "wg0/site1", check=False)
+
+
+def test_the_id_is_that_of_the_hardware_whatever_else_is_lost(lab: Lab) -> None:
+    """A flash keeps the configuration and nothing else; a modem plugged in is no reason for another name."""
+    root, cards = lab.router.root, lab.router.root / "sys/class/net"
+
+    def card(name: str, address: str, bus: str) -> None:
+        where = root / f"sys/devices/{bus}/{name}"
+        where.mkdir(parents=True)
+        lab.router.write(f"sys/class/net/{name}/address", address + "\n")
+        (cards / name / "device").symlink_to(where)
+
+    password = lab.router.write("etc/operator", lab.broker.password("operator") + "\n", mode=0o600)
+    said = configuration(lab, username="operator", password_file=password)
+    config = "".join(line + "\n" for line in said.splitlines() if "option id " not in line)
+    witness = Witness(lab)
+    try:
+        card("eth0", "94:83:c4:00:11:22", "soc/gmac0")
+        card("lan1", "96:83:c4:00:11:22", "soc/gmac1")  # made up: locally administered
+        agent = lab.router.start_agent(config)
+        witness.settled(agent)
+        agent.stop()
+        for left in ("var/run/wgrouter", "tmp/run", "etc/wgrouter.events"):
+            shutil.rmtree(root / left, ignore_errors=True)
+        card("usb0", "00:1e:10:1f:00:00", "soc/usb1/1-1")
+        begun = time.time()
+        agent = lab.router.start_agent(config)
+        until(lambda: any(m.at > begun for m in witness.messages("/birth")), within=20, what="a birth")
+        assert reporting(agent)["topics"] == "wgrouter/9483c4001122"
+    finally:
+        shutil.rmtree(root / "sys")
+    assert {message.topic.split("/")[1] for message in witness.messages()} == {"9483c4001122"}
+    assert len({message["boot"] for message in witness.payloads("/birth")}) == 2
+    agent.stop()
+    begun = time.time()
+    agent = lab.router.start_agent(config)  # no card at all: its name
+    until(lambda: any(m.at > begun for m in witness.messages("/birth")), within=20, what="a birth")
+    assert reporting(agent)["topics"] == f"wgrouter/{socket.gethostname()}"
+
+
+def test_diagnose_says_at_which_step_a_tunnel_ends(lab: Lab) -> None:
+    agent = lab.router.start_agent("")
+    agent.await_live(within=30)
+
+    def walked() -> dict[str, Any]:
+        (found,) = json.loads(agent.cli("diagnose", "wg0/site1", "--json", check=False))
+        return {step["step"]: step["ok"] for step in found["steps"]} | {"broken": found["broken"]}
+
+    until(lambda: walked()["broken"] is None, within=10, what="a tunnel without a fault")
+    assert {step for step, ok in walked().items() if ok} >= {
+        "clock",
+        "transport",
+        "names",
+        "handshake",
+        "mtu",
+    }
+    assert agent.cli("diagnose").count("  ok ") == 6 - list(walked().values())[:-1].count(None)
+    lab.stop_site("site1")
+    until(lambda: walked()["broken"] == "handshake", within=60, what="a handshake that is missed")
+    with pytest.raises(LabError, match="exit 1"):
+        agent.cli("diagnose", "wg0/site1")
+    lab.start_site("site1")
+    until(lambda: walked()["broken"] is None, within=60, what="a tunnel without a fault again")
+    lab.nxdomain("site1.lab.test")
+    client.ask(client.path_below(str(agent.root)), "reresolve")
+    until(lambda: walked()["broken"] == "names", within=20, what="a name that is gone")
+    assert walked()["handshake"]  # which WireGuard does not need for what it knows
+    lab.cut_carrier("a")
+    lab.cut_carrier("b")
+    until(lambda: walked()["broken"] == "transport", within=20, what="no way out")
+    assert walked()["names"] is False  # it is said all the same
 
 
 def test_a_reload_takes_over_what_changed_and_no_more(lab: Lab) -> None:

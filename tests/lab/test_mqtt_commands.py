@@ -12,6 +12,7 @@ from tests.lab import Lab, stays, until
 from tests.lab.agent import Agent
 from tests.lab.reporting import WANS, Witness, configuration, reporting
 from wgrouter.mqtt.commands import VERBS, signature
+from wgrouter.mqtt.diagnose import STEPS
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(180), pytest.mark.usefixtures("as_it_was")]
 
@@ -71,6 +72,12 @@ def test_every_verb_is_answered(lab: Lab, version: str) -> None:
     assert {wan["name"] for wan in report["wans"]} == {"fibre", "lte"}
     explained = operator.ask("explain", subject="wg0/site1")["result"]
     assert explained[0]["subject"] == "wg0/site1"
+    (walked,) = operator.ask("diagnose", subject="wg0/site1")["result"]
+    assert tuple(step["step"] for step in walked["steps"]) == STEPS
+    assert walked["subject"] == "wg0/site1" and walked["broken"] in (None, *STEPS)
+    for verb in ("diagnose", "explain"):
+        refused = operator.ask(verb, subject="nobody")["error"]
+        assert refused["code"] == "refused" and "'nobody'" in refused["text"]
     assert operator.ask("switch", wan="lte", seconds=60)["ok"]
     until(lambda: operator.witness.payloads("/state")[-1]["manual"] == "lte", within=10, what="lte by hand")
     until(lambda: reporting(operator.agent)["state"] == "up", within=10, what="the broker by lte")
