@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import wgrouter
 from wgrouter.config import edit, load
+from wgrouter.config.problems import Problem
 from wgrouter.core import engine
 from wgrouter.core.findings import Finding, Why
 from wgrouter.core.messages import Configured
@@ -296,10 +297,10 @@ class Reporting:
             new = edit.changed(text, kind, name, option, value)
         except edit.Unchangeable as error:
             raise Refusal("refused", str(error)) from None
-        before = {str(problem) for problem in load.load(files, paths=paths).problems}
+        before = set(map(_fault, load.load(files, paths=paths).problems))
         loaded = load.load({**files, load.MAIN_FILE: new}, paths=paths)
         found = [problem for problem in loaded.problems if problem.option == option and problem.message]
-        wrong = [problem for problem in found if str(problem) not in before]
+        wrong = [problem for problem in found if _fault(problem) not in before]
         if wrong or loaded.unread:
             problem = wrong[0] if wrong else loaded.problems[0]
             raise Refusal("refused", f"{problem.message}; accepted: {problem.accepted}")
@@ -384,6 +385,11 @@ class Reporting:
         if wrong:
             self._agent.fault(ValueError(f"{path}: {wrong} of {len(lines)} lines are no events: left out"))
         return found
+
+
+def _fault(problem: Problem) -> tuple[str, ...]:
+    """A Problem wherever it stands now: a line more above it does not make it a new one."""
+    return problem.file, problem.section, problem.option, problem.value, problem.message
 
 
 def _replace_file(path: str, data: bytes, mode: int) -> None:

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from tests.fuzz.agent import Agent
+from tests.fuzz.agent import CONFIG, Agent
 from tests.fuzz.mqtt import KEY, MOMENT, SETTINGS, TOPICS, Link, Steady
 from tests.mqtt_schemas import check
 from tests.unit.mqtt_router import IDENTITY
 from wgrouter.core.settings import Mqtt
+from wgrouter.mqtt.commands import Refusal
 from wgrouter.mqtt.courier import Courier
 from wgrouter.ports.control import Refused
 
@@ -78,3 +79,32 @@ def test_a_bad_line_in_the_file_of_events_costs_that_line(agent: Ours, tmp_path:
     assert str(error) == f"{path}: 2 of 4 lines are no events: left out"
     assert one._kept() == []
     assert len(agent.faults) == 1
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A router whose file has an old mistake."""
+    path = tmp_path / "etc" / "config"
+    path.mkdir(parents=True)
+    mistake = "\nconfig wan 'usb'\n\toption device 'usb0'\n\toption priority 'x'\n"
+    (path / "wgrouter").write_text(CONFIG + mistake)
+    return tmp_path
+
+
+def tried(root: Path, setting: str, value: object) -> str:
+    """What `set` puts on trial, or the refusal."""
+    agent = Agent()
+    agent.root = str(root)
+    one, _ = joined(agent)
+    try:
+        one._set({"setting": setting, "value": value}, lambda result: None)
+    except Refusal as refusal:
+        return str(refusal)
+    assert one._trial is not None
+    return one._trial.text.decode()
+
+
+def test_an_old_mistake_elsewhere_refuses_no_setting(root: Path) -> None:
+    """The line that is put in moves it: it was taken for a new one."""
+    assert "config wan 'lte'\n\toption priority '3'\n" in tried(root, "wan.lte.priority", 3)
+    assert tried(root, "wan.lte.priority", "y") == "'y' is not a whole number; accepted: 1 to 1000"
