@@ -352,6 +352,9 @@ class _Agent:
             known = ["auto", *dict.fromkeys(link.path.wan for link in links.view(state.links))]
             if verb == "switch" and words.get("wan", "auto") not in known:
                 raise control.Refused(f"no WAN is called {words['wan']!r}; there are: {', '.join(known)}")
+            if verb == "switch" and not _is_time(words.get("seconds", "")):
+                said = words["seconds"][:40]
+                raise control.Refused(f"seconds is {said!r}; accepted: 0 (until told otherwise) or more")
             self.reactor.post(Commanded(verb, words, words.pop("origin", "cli")))
             return {"text": "done" if verb != "switch" else f"switching to {words.get('wan', 'auto')}"}
         if verb == "reload":
@@ -364,6 +367,14 @@ def _whole(arguments: Mapping[str, Any], name: str, default: int) -> int:
     if value is not None and type(value) is not int:
         raise control.Refused(f"{name} is {str(value)[:40]!r}; accepted: a whole number")
     return value or default
+
+
+def _is_time(text: str) -> bool:
+    """Seconds, 0 or more; nothing is said by ""."""
+    try:
+        return not text or 0.0 <= float(text) < float("inf")
+    except ValueError:
+        return False
 
 
 def _line(file: Any, line: str) -> None:

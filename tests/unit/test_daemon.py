@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.fuzz.agent import Agent
 from wgrouter import daemon
 from wgrouter.core.engine import Engine
 from wgrouter.core.findings import Finding
@@ -26,6 +27,27 @@ def test_slowness_is_told_when_it_gets_worse() -> None:
         "Look took 1.3 s; everything waits meanwhile",
         "ForgetFlows took 0.6 s; everything waits meanwhile",
     ]
+
+
+@pytest.mark.parametrize("seconds", ["-5", "nan", "inf", "ten minutes"])
+def test_a_switch_for_no_time_is_refused(seconds: str) -> None:
+    """It was taken as "until told otherwise": one WAN for ever, by a slip of the pen."""
+    agent = Agent()
+    with pytest.raises(
+        control.Refused, match=f"seconds is '{seconds}'; accepted: 0 .until told otherwise. or more"
+    ):
+        agent.answer("switch", {"wan": "lte", "seconds": seconds})
+    assert not agent.reactor.events
+    for good in ("600", "0", "", 0.0, 1e6):
+        assert agent.answer("switch", {"wan": "lte", "seconds": good})["text"] == "switching to lte"
+
+
+def test_a_count_that_is_none_is_refused() -> None:
+    agent = Agent()
+    for name in ("count", "after"):
+        with pytest.raises(control.Refused, match=f"{name} is 'many'; accepted: a whole number"):
+            agent.answer("journal", {name: "many"})
+    assert agent.answer("journal", {"count": 5, "after": 0})["entries"] == []
 
 
 def test_what_is_not_there_cannot_be_diagnosed_or_explained() -> None:
