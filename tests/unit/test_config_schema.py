@@ -1,6 +1,5 @@
 """The schema against what it must agree with: the settings classes, the generated files, itself."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from wgrouter.config import generate
 from wgrouter.config.datatypes import DATATYPES
 from wgrouter.config.load import FAMILIES, ONCE, load
 from wgrouter.config.schema import BY_TYPE, DEFAULT, SECTIONS, SKIP, Option, Section
+from wgrouter.core.records import fields, replace
 from wgrouter.core.settings import (
     Dns,
     Hold,
@@ -83,7 +83,7 @@ def test_every_field_has_an_option_and_every_option_a_field(section: Section) ->
     wanted = {
         field.name
         for cls in classes
-        for field in dataclasses.fields(cls)
+        for field in fields(cls)
         if field.name not in NOT_OPTIONS.get(cls, set())
     }
     assert targets - ABOUT.get(section.type, set()) == wanted
@@ -187,7 +187,7 @@ def test_every_example_of_the_default_file_is_right() -> None:
     assert (settings.dns.servers, settings.dns.allow) == (("9.9.9.9",), ("203.0.113.0/24",))
     assert settings.tunnels[0].peers[0].endpoints[1].host == "backup.example.net"
     assert settings.wans[0].interface == "wan"
-    assert dataclasses.replace(settings.dns, servers=(), allow=()) == Dns()
+    assert replace(settings.dns, servers=(), allow=()) == Dns()
     assert (settings.probing, settings.hold, settings.routing) == (Probing(), Hold(), Routing())
 
 

@@ -10,7 +10,6 @@ import ipaddress
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any, NamedTuple
 
 from wgrouter.config.datatypes import ip
@@ -21,6 +20,7 @@ from wgrouter.config.sections import Sections, Values
 from wgrouter.config.uci import Document, Section, UciError, parse
 from wgrouter.core import ranges
 from wgrouter.core.findings import Severity
+from wgrouter.core.records import fields
 from wgrouter.core.settings import (
     Dns,
     Hold,

@@ -7,9 +7,9 @@ characters, and without anything that looks like a key.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from wgrouter.core.findings import Severity
+from wgrouter.core.records import dataclass
 
 MOST = 100  # Problems of one load: more help nobody, and a file of garbage has thousands
 _BASE64 = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=")

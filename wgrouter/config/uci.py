@@ -11,8 +11,9 @@ Bytes that are not UTF-8 survive as surrogate escapes, so that what is read can 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from wgrouter.core.records import dataclass, field
 
 _SPACE = b" \t\n\v\f\r"  # isspace() in the C locale, which is also what bytes.split() takes
 NAME = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_"

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from wgrouter.core.jitter import unit
 from wgrouter.core.messages import Record
 from wgrouter.core.model import Seconds
+from wgrouter.core.records import dataclass
 
 CHAIN_MAX = 8  # CNAMEs from the name asked to its address; resolvers allow 8 to 16
 ADDRESSES_MAX = 16  # of one name and type that are kept

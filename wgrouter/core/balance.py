@@ -19,12 +19,12 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from zlib import crc32
 
 from wgrouter.core import ranges
 from wgrouter.core.links import Uplink
 from wgrouter.core.model import IPV4
+from wgrouter.core.records import dataclass
 from wgrouter.core.settings import Routing, Settings, TrafficRule
 
 TABLE = "inet wgrouter"

@@ -6,12 +6,12 @@ Split from tunnels.py, which decides; `explain` and `status` read these.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 
 from wgrouter.core.findings import Finding, Rejected
 from wgrouter.core.liveness import DEAD, Pulse
 from wgrouter.core.messages import Effect, Failed, Probe
 from wgrouter.core.model import LONG_AGO, NEVER, Endpoint, Instant, Seconds
+from wgrouter.core.records import dataclass, field, replace
 from wgrouter.core.settings import HostPort, Peer, PeerId
 
 GIVEN_KEPT = 32

@@ -7,10 +7,11 @@ lists or sets, so nothing is ambiguous.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any
+
+from wgrouter.core.records import MISSING, fields, is_dataclass
 
 TAG = "_"
 
@@ -35,15 +36,11 @@ def encode(value: Any) -> Any:
         if all(isinstance(key, str) for key in value) and TAG not in value:
             return {key: encode(item) for key, item in value.items()}
         return {TAG: "map", "items": [[encode(key), encode(item)] for key, item in value.items()]}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if is_dataclass(value) and not isinstance(value, type):
         data: dict[str, Any] = {TAG: type(value).__name__}
-        for field in dataclasses.fields(value):
+        for field in fields(value):
             item = getattr(value, field.name)
-            if (
-                field.default is not dataclasses.MISSING
-                and type(item) is type(field.default)
-                and item == field.default
-            ):
+            if field.default is not MISSING and type(item) is type(field.default) and item == field.default:
                 continue
             data[field.name] = encode(item)
         return data

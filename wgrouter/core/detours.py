@@ -10,12 +10,12 @@ its time: then the usual one is tried again, and if the peer falls silent the de
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 from wgrouter.core.care import Detour, TunnelMemory
 from wgrouter.core.findings import Finding, Why
 from wgrouter.core.jitter import spread
 from wgrouter.core.model import NEVER, DeviceSeen, Instant
+from wgrouter.core.records import replace
 from wgrouter.core.settings import Ladder, Peer, Tunnel
 
 Detours = dict[str, Detour]  # by device

@@ -7,7 +7,6 @@ replay can start there.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from errno import ECANCELED
 
 from wgrouter.core import care, detours, links, names, news, outlook, plan, refusals, routing, tunnels, uplink
@@ -47,6 +46,7 @@ from wgrouter.core.model import (
 )
 from wgrouter.core.name_memory import NameMemory, WantedName
 from wgrouter.core.news import NewsMemory
+from wgrouter.core.records import dataclass, field, replace
 from wgrouter.core.settings import HostPort, Peer, Settings
 from wgrouter.core.uplink import UplinkMemory
 

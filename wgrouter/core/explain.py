@@ -7,13 +7,12 @@ interface → peer → uplink → clock → name → family → endpoint.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from wgrouter.core import liveness
 from wgrouter.core.care import Care, Detour, Outlook
 from wgrouter.core.findings import Finding, Rejected, Why
 from wgrouter.core.ladder import LADDER, Place, names_of
 from wgrouter.core.model import NEVER, DeviceSeen, Instant, PeerSeen, World
+from wgrouter.core.records import dataclass
 from wgrouter.core.settings import Peer
 
 

@@ -7,8 +7,9 @@ values. A Finding never carries a key that is secret; public keys appear as the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import Enum
+
+from wgrouter.core.records import dataclass, field
 
 
 class Severity(Enum):

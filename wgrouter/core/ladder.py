@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 
 from wgrouter.core.jitter import unit
@@ -25,6 +24,7 @@ from wgrouter.core.messages import (
     SetListenPort,
 )
 from wgrouter.core.model import IPV4, IPV6, NET, WIREGUARD, DeviceSeen, Endpoint, PeerSeen
+from wgrouter.core.records import dataclass
 from wgrouter.core.settings import HostPort, Ladder, Peer, Tunnel
 
 

@@ -7,9 +7,9 @@ Pure tables and arithmetic; links.py says what has happened.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from wgrouter.core.model import LONG_AGO, Instant, Seconds
+from wgrouter.core.records import dataclass
 from wgrouter.core.settings import Hold
 
 UNPROVEN = "unproven"  # there since the start, not judged yet: used, lest a start interrupts traffic

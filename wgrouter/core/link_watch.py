@@ -5,10 +5,10 @@ decisions.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from wgrouter.core.link_states import DEGRADED, HELD, SUSPECT, UNPROVEN, UP, USABLE, Penalty
 from wgrouter.core.model import LONG_AGO, NEVER, Instant
+from wgrouter.core.records import dataclass, field
 from wgrouter.core.settings import Wan
 from wgrouter.core.wans import Path
 from wgrouter.core.window import Quality, Sample, Target

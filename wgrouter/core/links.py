@@ -13,7 +13,6 @@ both families: a late answer over one makes the other look too), 0.2 s late, 0.2
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from wgrouter.core import jitter, wans, window
 from wgrouter.core.findings import Finding, Why
@@ -42,6 +41,7 @@ from wgrouter.core.machine import Context, Turn
 from wgrouter.core.messages import Configured, Effect, Event, Observed, Replied, Unsent, Woke
 from wgrouter.core.model import LONG_AGO, NEVER, Instant, Seconds
 from wgrouter.core.probes import SENT_ONLY, listen, probe
+from wgrouter.core.records import replace
 from wgrouter.core.settings import Probing, Wan
 from wgrouter.core.wans import Path
 from wgrouter.core.window import Sample, Target

@@ -10,9 +10,9 @@ the peer does with it: so silence after asking is death, silence alone is not.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 
 from wgrouter.core.model import LONG_AGO, NEVER, Instant, PeerSeen, Seconds
+from wgrouter.core.records import dataclass, replace
 
 # WireGuard's own constants (whitepaper, section 6.1), seconds
 REKEY_AFTER_TIME = 120.0

@@ -8,12 +8,12 @@ belong to names.py alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from wgrouter.core.findings import Finding
 from wgrouter.core.messages import Effect
 from wgrouter.core.model import Instant, World
+from wgrouter.core.records import dataclass
 from wgrouter.core.settings import Settings
 
 M = TypeVar("M")

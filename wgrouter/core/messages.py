@@ -7,7 +7,6 @@ Events are in the past tense, effects imperative. A value here says what and why
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from wgrouter.core.findings import Finding
 from wgrouter.core.model import (
@@ -22,6 +21,7 @@ from wgrouter.core.model import (
     Rule,
     Seconds,
 )
+from wgrouter.core.records import dataclass, field
 from wgrouter.core.settings import Settings
 
 # ---------------------------------------------------------------- events

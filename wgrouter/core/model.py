@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from wgrouter.core.records import dataclass, field
 
 Instant = float  # seconds on the monotonic clock of the reactor
 Seconds = float  # a span

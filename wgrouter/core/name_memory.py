@@ -6,12 +6,12 @@ Decides nothing. Everything is frozen and goes through core/codec (CLASSES).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import chain
 
 from wgrouter.core.answers import Service
 from wgrouter.core.model import LONG_AGO, NEVER, Endpoint, Instant, Nameserver, Seconds
+from wgrouter.core.records import dataclass, field, replace
 from wgrouter.core.settings import Dns
 
 SRV = "SRV"

@@ -7,10 +7,9 @@ a healthy server, so that no name waits for it. Knows nothing of names.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from wgrouter.core.model import Instant, Nameserver, Seconds
 from wgrouter.core.name_memory import Flight, Health
+from wgrouter.core.records import replace
 
 PENALTY: Seconds = 10.0  # of a server that does not answer, doubling …
 PENALTY_MAX: Seconds = 300.0

@@ -11,7 +11,6 @@ asks for it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from ipaddress import ip_address
 
 from wgrouter.core.answers import BadName, checked, is_literal, sort_out
@@ -21,6 +20,7 @@ from wgrouter.core.model import LONG_AGO, NEVER, Instant, Nameserver, Seconds
 from wgrouter.core.name_memory import CLASSES, Entry, Memory, Name, Status, Wanted, key_of, view
 from wgrouter.core.name_rounds import Draft
 from wgrouter.core.name_times import AGAIN
+from wgrouter.core.records import replace
 
 __all__ = [
     "CLASSES",

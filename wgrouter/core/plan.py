@@ -9,7 +9,6 @@ our protocol number in our ranges is ever touched.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 
 from wgrouter.core import balance, ranges
 from wgrouter.core.messages import (
@@ -23,6 +22,7 @@ from wgrouter.core.messages import (
     SetFwmark,
 )
 from wgrouter.core.model import Net, Route, Rule, World
+from wgrouter.core.records import replace
 from wgrouter.core.routing import Wanted
 from wgrouter.core.settings import Routing, Settings
 

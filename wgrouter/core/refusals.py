@@ -9,7 +9,6 @@ attempt asks for a look: the whole CPU, for ever.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from wgrouter.core.messages import (
     AddRoute,
@@ -22,6 +21,7 @@ from wgrouter.core.messages import (
     SetFwmark,
 )
 from wgrouter.core.model import NEVER, Instant, Net, Seconds
+from wgrouter.core.records import dataclass
 
 PLANNED = (AddRoute, AddRule, ApplyNft, DeleteRoute, DeleteRule, RemoveNft, SetFwmark)
 FIRST: Seconds = 0.25  # most refusals are a race with netifd, over by the next look …

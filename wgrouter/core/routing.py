@@ -12,13 +12,13 @@ anything in main. The map of tables, preferences and marks is in ranges.py. What
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 from wgrouter.core import balance, ranges
 from wgrouter.core.findings import Finding, Why
 from wgrouter.core.links import Uplink
 from wgrouter.core.model import IPV4, RT_TABLE_MAIN, DeviceSeen, Hop, Net, Route, Rule, World
+from wgrouter.core.records import dataclass, field
 from wgrouter.core.settings import Routing, Settings, Tunnel
 from wgrouter.core.wans import foreign_default
 

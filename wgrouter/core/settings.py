@@ -7,9 +7,9 @@ MQTT's file names.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from wgrouter.core.model import Seconds
+from wgrouter.core.records import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -12,7 +12,6 @@ every tunnel whose path changed: routes first, verified, then conntrack, then th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 
 from wgrouter.core import ranges
 from wgrouter.core.findings import Finding, Rejected, Why
@@ -22,6 +21,7 @@ from wgrouter.core.machine import Context, Turn
 from wgrouter.core.messages import Commanded, Configured, Effect, Event, ForgetFlows, Look, Woke
 from wgrouter.core.model import LONG_AGO, NET, NEVER, Instant, Seconds, family_of
 from wgrouter.core.plan import unsettled
+from wgrouter.core.records import dataclass, field, replace
 from wgrouter.core.routing import Wanted
 from wgrouter.core.settings import Settings
 

@@ -10,10 +10,10 @@ restores it), the next hop.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from wgrouter.core import ranges
 from wgrouter.core.model import IPV4, IPV6, RT_TABLE_MAIN, Hop, Interface, Net, Route, World
+from wgrouter.core.records import dataclass
 from wgrouter.core.settings import Settings, Wan
 
 # A default route through one of these is a tunnel over a WAN, not a WAN (a configured WAN may be anything).

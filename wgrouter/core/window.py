@@ -8,9 +8,9 @@ answer takes its loss back by itself. Decides no state; links.py does.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 from wgrouter.core.model import IPV4, Instant, Seconds
+from wgrouter.core.records import dataclass, replace
 from wgrouter.core.settings import Probing, Wan
 
 LATE_RTTS = 3.0  # an answer is late after this many usual round trips …

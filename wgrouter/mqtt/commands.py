@@ -10,10 +10,10 @@ import hashlib
 import hmac
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from wgrouter.core.model import Instant, Seconds
+from wgrouter.core.records import dataclass, field
 from wgrouter.mqtt.payloads import Moment
 from wgrouter.mqtt.topics import Topics
 
@@ -90,7 +90,7 @@ class _Known:
     response: bytes | None = None
 
 
-@dataclass
+@dataclass(slots=True)
 class Desk:
     """`enabled` are the verbs that the configuration allows, `secret` that of the signatures ("": none)."""
 

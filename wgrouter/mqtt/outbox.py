@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from wgrouter.core.records import dataclass
 from wgrouter.mqtt.topics import Publication
 
 WINDOW = 20  # events and answers under way: paho's own default, and what mosquitto takes

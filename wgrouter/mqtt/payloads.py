@@ -9,7 +9,6 @@ clock, which `clock_trusted` vouches for; ages are exact.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from wgrouter.core import engine, explain, links, tunnels, uplink
@@ -17,6 +16,7 @@ from wgrouter.core.care import Care
 from wgrouter.core.findings import Finding, Severity, Why
 from wgrouter.core.liveness import ALIVE, evidence
 from wgrouter.core.model import LONG_AGO, Instant
+from wgrouter.core.records import dataclass
 from wgrouter.core.settings import Peer
 from wgrouter.mqtt.topics import fingerprint
 

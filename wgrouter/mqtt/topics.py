@@ -14,8 +14,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from wgrouter.core.records import dataclass
 
 ONLINE, OFFLINE = "online", "offline"
 

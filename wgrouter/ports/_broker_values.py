@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import random
 import socket
-from dataclasses import dataclass
+
+from wgrouter.core.records import dataclass
 
 # CONNACK: what it means, of MQTT 3.1.1 (3.2.2.3) and of MQTT 5 (3.2.2.2).
 REASONS = {

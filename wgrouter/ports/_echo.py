@@ -11,10 +11,10 @@ import os
 import socket
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import islice
 
 from wgrouter.core.messages import Probe
+from wgrouter.core.records import dataclass
 from wgrouter.ports._probe_loop import (
     SO_TIMESTAMPNS,
     Loop,

@@ -10,10 +10,10 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Final
 
 from wgrouter.core.model import IPV6, RT_TABLE_LOCAL, Address, Hop, Link, Route, Rule
+from wgrouter.core.records import replace
 from wgrouter.ports._netlink import IFLA_IFNAME, IFLA_LINKINFO, LINK, U32, attributes, link_kind, text
 
 # linux/rtnetlink.h, linux/fib_rules.h, linux/if_link.h, linux/if_addr.h

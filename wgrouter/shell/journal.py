@@ -14,7 +14,6 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from typing import Any
 
@@ -23,6 +22,7 @@ from wgrouter.core.codec import encode
 from wgrouter.core.findings import Finding, Severity
 from wgrouter.core.messages import CHANGES, Answered, Event, Observed, Step
 from wgrouter.core.model import DeviceSeen, Instant, Net
+from wgrouter.core.records import dataclass, fields, is_dataclass
 
 SCHEMA = 1
 SEGMENTS = 4  # the ring holds between three quarters of its bounds and all of them

@@ -6,14 +6,12 @@ only when asked, so that the running agent does not pay for it.
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import json
 import math
 import pkgutil
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol, get_args
 
@@ -21,6 +19,7 @@ from wgrouter.core.codec import Decoder, Unreadable
 from wgrouter.core.findings import Finding
 from wgrouter.core.messages import Effect, Event, Step
 from wgrouter.core.model import Instant
+from wgrouter.core.records import dataclass, fields, is_dataclass
 from wgrouter.shell.journal import SCHEMA, Checkpoint, Entry, brief
 
 
@@ -79,7 +78,7 @@ def classes() -> list[type]:
         for value in vars(loaded).values():
             if not isinstance(value, type) or value.__module__ != name:
                 continue
-            if not (dataclasses.is_dataclass(value) or issubclass(value, Enum)):
+            if not (is_dataclass(value) or issubclass(value, Enum)):
                 continue
             other = found.setdefault(value.__name__, value)
             if other is not value:
@@ -160,8 +159,8 @@ def _in_words(value: Any) -> str:
 
 def _where(replayed: Any, recorded: Any, path: str = "") -> tuple[str, str]:
     """The first part in which two states differ, as (recorded, replayed) in words."""
-    if dataclasses.is_dataclass(recorded) and type(recorded) is type(replayed):
-        for field in dataclasses.fields(recorded):
+    if is_dataclass(recorded) and type(recorded) is type(replayed):
+        for field in fields(recorded):
             ours, theirs = getattr(replayed, field.name), getattr(recorded, field.name)
             if ours != theirs:
                 return _where(ours, theirs, f"{path}.{field.name}" if path else field.name)
