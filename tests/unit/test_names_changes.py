@@ -1,4 +1,4 @@
-"""The resolver while the settings, the network or the wish for haste change under it."""
+"""The resolver while settings, servers or the network change under it, and whom it asks and believes then."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from tests.unit.made_up_dns import (
     HOST,
     SECOND,
     SILENT,
+    THIRD,
     Reply,
     Resolver,
     Server,
@@ -18,7 +19,9 @@ from tests.unit.made_up_dns import (
     zone,
 )
 from wgrouter.core import names
-from wgrouter.core.messages import Ask
+from wgrouter.core.messages import Ask, Event, Woke
+from wgrouter.core.model import NEVER, Nameserver
+from wgrouter.core.name_rounds import ASKS_MAX
 from wgrouter.core.names import Status, Wanted
 from wgrouter.core.settings import Dns
 
@@ -202,3 +205,129 @@ def test_a_flapping_network_is_asked_in_again_and_again(server: Server) -> None:
         r.run(0.01)
         r.network_changed()
     assert len(r.asks) >= 10 / 0.5 - 2
+
+
+# ---- what is asked of whom
+
+
+def test_a_question_is_asked_eight_times_at_most_however_many_servers_there_are() -> None:
+    r = Resolver({Nameserver(f"192.0.2.{n}"): NOBODY for n in range(1, 13)})
+    r.settle()
+    assert len(r.asks) == ASKS_MAX == 8
+
+
+def test_impatient_settings_hedge_sooner() -> None:
+    r = Resolver({FIRST: DEAD, SECOND: GOOD}, dns=Dns(timeout=0.6))
+    assert r.settle() == pytest.approx(0.21)
+
+
+def test_a_server_is_not_blamed_for_a_question_that_is_young() -> None:
+    slow = Reply("SERVFAIL", delay=0.8)
+    r = Resolver({FIRST: always(slow), SECOND: zone(ONE, delay=0.6), THIRD: DEAD})
+    r.run(0.85)  # the first has failed, and the third is asked; the second was asked 0.35 s ago
+    assert [ask.server for _, ask in r.asks] == [FIRST, SECOND, THIRD]
+    assert SECOND not in r.memory.health
+    r.settle()
+    assert r.look_up().server == "192.0.2.2"
+
+
+def test_queries_that_the_port_forgot_are_given_up_one_by_one() -> None:
+    class Lost(Reply):
+        def event(self, ask: Ask) -> tuple[float, Event]:
+            return NEVER, Woke()
+
+    r = Resolver({FIRST: always(Lost())})
+    r.run(1.0)
+    r.want(Wanted(HOST), Wanted("late.example"))
+    r.run(2.1)
+    assert not r.look_up().asking, "sent at 0 and 0.5 s, each given up 2.5 s later"
+    assert r.look_up("late.example").asking
+
+
+def test_an_answer_truncated_over_tcp_too_ends_it() -> None:
+    r = Resolver({FIRST: always(Reply(truncated=True))})
+    r.settle()
+    assert [ask.tcp for _, ask in r.asks] == [False, True]
+    assert r.look_up().status is Status.EMPTY
+
+
+def test_a_silence_in_the_middle_of_a_service_record_ends_too() -> None:
+    r = Resolver({FIRST: DEAD}, [Wanted(HOST, ("A",), srv=True)], dns=Dns(timeout=60.0))
+    r.settle()
+    assert r.look_up(srv=True).status is Status.SILENT
+    assert r.codes() == ["name.silent"]
+
+
+# ---- whom to believe
+
+
+def test_service_records_that_make_no_sense_take_none_away() -> None:
+    whole = zone(SERVICE)
+    r = Resolver({FIRST: whole, SECOND: whole}, [Wanted(HOST, ("A",), srv=True)])
+    r.settle()
+    r.servers[FIRST] = zone({**SERVICE, **ONE, f"_wireguard._udp.{HOST} SRV": ["x"]})
+    r.next_round(srv=True)
+    assert [str(end) for end in r.look_up(srv=True).endpoints] == ["192.0.2.20:4500"]
+
+
+@pytest.mark.parametrize("rcode", ["NXDOMAIN", "SERVFAIL"])
+def test_an_error_about_one_type_beside_an_address_of_the_other_is_no_answer(rcode: str) -> None:
+    """Broken load balancers say it of every type but A (RFC 4074 4.2)."""
+    r = Resolver({FIRST: GOOD}, [DUAL])
+    r.settle()
+    r.servers = {
+        FIRST: lambda ask: Reply(rcode) if ask.type == "AAAA" else GOOD(ask),
+        SECOND: zone(BOTH),
+    }
+    r.use(FIRST, SECOND)
+    r.next_round()
+    assert r.look_up().addresses == ("192.0.2.10", "2001:db8::10")
+
+
+def test_that_a_type_is_gone_needs_a_second_opinion() -> None:
+    both = zone(BOTH)
+    r = Resolver({FIRST: both, SECOND: both}, [DUAL])
+    r.settle()
+    r.servers[FIRST] = zone({f"{HOST} AAAA": ["2001:db8::10"]})
+    r.next_round()
+    assert r.look_up().addresses == ("192.0.2.10", "2001:db8::10")
+    assert r.look_up().former == ()
+
+
+def test_a_lie_after_an_honest_answer_is_said_again() -> None:
+    lying = zone({f"{HOST} A": ["127.0.0.1"]})
+    r = Resolver({FIRST: lying})
+    for server in (lying, GOOD, lying):
+        r.servers[FIRST] = server
+        r.next_round()
+    assert r.codes().count("name.lie") == 2
+
+
+# ---- when
+
+
+def test_an_address_told_before_the_other_type_wakes_nobody_again() -> None:
+    r = Resolver({FIRST: lambda ask: SILENT if ask.type == "AAAA" else GOOD(ask)}, [DUAL])
+    r.run(0.061)
+    assert r.look_up().addresses == ("192.0.2.10",)
+    assert names.wake_at(r.memory, r.context) == pytest.approx(1000.5), "when the next server is due"
+
+
+def test_a_success_while_the_network_changes_lasts_as_long_as_any() -> None:
+    r = Resolver({FIRST: zone(ONE, delay=0.3)})
+    r.run(0.1)
+    r.network_changed()
+    r.settle()
+    assert r.look_up().next_at >= r.now + 59
+
+
+def test_servers_that_vanish_are_missed_when_a_name_is_due() -> None:
+    r = Resolver({FIRST: GOOD})
+    r.settle()
+    r.use()
+    r.step()
+    due = r.look_up().next_at
+    r.run(due - r.now + 4.9)
+    assert r.said[1:] == []
+    r.run(0.2)
+    assert r.codes()[1:] == ["name.no-server"]

@@ -99,6 +99,16 @@ def test_the_device_is_that_of_the_family() -> None:
     assert [effect.environment["DEVICE"] for effect in effects] == ["eth2", "6in4-b"]
 
 
+def test_a_wan_of_which_nothing_is_seen_is_told_by_its_name() -> None:
+    memory, _ = told(choices={4: choice("a")})
+    _, [effect] = told(memory, choices={4: choice("c", "why")})
+    words = {"ACTION": "failover", "WAN": "c", "FAMILY": "ipv4", "INTERFACE": "c", "REASON": "why"}
+    assert effect.environment == words
+    nowhere = Uplink(replace(B.watch, path=replace(B.path, device="")))
+    _, [effect] = told(memory, choices={4: choice("b", "why")}, uplinks=(A, nowhere))
+    assert effect.environment == {**words, "WAN": "b", "INTERFACE": "b"}, "no empty word"
+
+
 @pytest.mark.parametrize(
     ("states", "word"),
     [
@@ -178,6 +188,17 @@ def test_a_peer_comes_and_goes(why: Why, before: str, action: str) -> None:
     assert effects == wanted
 
 
+def test_what_was_never_seen_does_not_go_and_others_say_nothing_of_it() -> None:
+    other = Peer("wg0", "KEY2", "home")
+    settings = replace(SETTINGS, tunnels=(Tunnel("wg0", peers=(OFFICE, other)),))
+    unseen = (Finding(Why.TUNNEL_UNSEEN, "wg0/office", {"reason": "gone"}),)
+    assert told(settings=settings, findings=unseen)[1] == []
+    alive = {other.id: Care(Pulse("alive")), ("wg0", "OLD"): Care(Pulse("alive"))}
+    assert told(settings=settings, findings=unseen, cares=alive)[1] == []
+    assert told(settings=settings, findings=unseen, cares={**alive, **cares("new")})[1] == []
+    assert len(told(settings=settings, findings=unseen, cares={**alive, **cares("alive")})[1]) == 1
+
+
 def device(endpoint: Endpoint | None) -> dict[str, DeviceSeen]:
     return {"wg0": DeviceSeen("wg0", peers={"KEY1": PeerSeen("KEY1", endpoint), "KEY2": PeerSeen("KEY2")})}
 
@@ -195,6 +216,7 @@ ONE, TWO = Endpoint("192.0.2.1", 51820), Endpoint("2001:db8::2", 51820)
         (None, device(ONE), ""),  # the first look
         ({}, device(ONE), ""),  # the interface has just been made, with the address it is configured with
         (device(ONE), {}, ""),
+        (device(ONE), None, ""),
     ],
 )
 def test_an_endpoint_counts_when_the_device_shows_it(before: Any, now: Any, told_of: str) -> None:
@@ -208,7 +230,9 @@ def test_an_endpoint_counts_when_the_device_shows_it(before: Any, now: Any, told
 def test_the_reason_of_an_endpoint_is_the_last_word_that_names_it() -> None:
     said = [
         Finding(
-            Why.TUNNEL_MOVED, "wg0/other", {"old": str(ONE), "new": str(TWO), "reason": "the name moved"}
+            Why.TUNNEL_MOVED,
+            "wg0/other",
+            {"old": str(ONE), "new": str(TWO), "reason": "another's name moved"},
         ),
         Finding(Why.TUNNEL_ALIVE, "wg0/office", {"evidence": "last handshake 1 s ago"}),
         Finding(

@@ -131,6 +131,18 @@ def test_a_near_server_is_asked_as_the_kernel_routes() -> None:
 def test_without_an_exit_of_its_family_a_server_is_asked_all_the_same() -> None:
     six = Nameserver("2001:db8::53")
     assert servers(World(net=TWO, nameservers=(six,))) == [("2001:db8::53", 53, "")]
+    both = net(default("eth1"), default("eth2", 6))
+    assert servers(World(net=both, nameservers=(six,))) == [("2001:db8::53", 53, "eth2")]
+
+
+def test_before_the_first_look_a_server_is_asked_as_the_kernel_routes() -> None:
+    assert servers(World(nameservers=(FAR,))) == [("192.0.2.53", 53, "")]
+
+
+def test_a_full_tunnel_does_not_draw_the_questions_into_itself() -> None:
+    """Else it could never come up again: the name of its own endpoint would be asked for inside it."""
+    full = net(default("wg9", metric=0), default("eth1"), LAN)
+    assert servers(World(net=full, nameservers=(FAR,))) == [("192.0.2.53", 53, "eth1")]
 
 
 def test_a_server_bound_to_a_device_stays_there() -> None:
@@ -180,9 +192,6 @@ def test_the_device_of_an_interface_is_netifds_word_before_the_configurations() 
     assert servers(known, settings) == [("192.0.2.53", 53, "eth2")]
     nameless = replace(known, interfaces={"wanb": interface(dns=(), device="")})
     assert servers(nameless, settings) == [("192.0.2.53", 53, "eth1")]
-    assert outlook.interface_devices(known, settings) == {"wanb": "eth2"}
-    assert outlook.interface_devices(nameless, settings) == {"wanb": "eth1"}
-    assert outlook.interface_devices(World(), settings) == {"wanb": "eth1"}
 
 
 @pytest.mark.parametrize(
@@ -194,12 +203,14 @@ def test_the_device_of_an_interface_is_netifds_word_before_the_configurations() 
         ("10.2.0.9", False),  # a neighbour on an uplink: by the uplink
         ("192.168.1.77", True),
         ("192.168.2.77", False),
+        ("192.168.3.77", True),  # some of it by the LAN
         ("2001:db8::1", False),
     ],
 )
 def test_what_is_near(address: str, near: bool) -> None:
     connected = Route(4, RT_TABLE_MAIN, "10.2.0.0/24", (Hop("", "eth2"),))
     elsewhere = Route(4, 7400, "192.168.2.0/24", (Hop("", "br-lan"),))
-    found = net(default("eth1"), default("eth2"), LAN, connected, elsewhere)
+    shared = Route(4, RT_TABLE_MAIN, "192.168.3.0/24", (Hop("10.0.0.9", "eth1"), Hop("", "br-lan")))
+    found = net(default("eth1"), default("eth2"), LAN, connected, elsewhere, shared)
     exits = (Exit(4, "eth1", "", 0), Exit(4, "eth2", "", 0))
     assert outlook.is_near(address, found, exits) is near

@@ -94,7 +94,7 @@ class Draft:
 
     def meet(self, servers: tuple[Nameserver, ...]) -> None:
         """The servers there are now. A new one is a reason to ask at once for what is not resolved."""
-        if servers != self.servers.known and self.servers.meet(servers):
+        if self.servers.meet(servers):
             for key, entry in self.entries.items():
                 if entry.tasks:
                     tasks = (replace(task, next_ask=min(task.next_ask, self.now)) for task in entry.tasks)
@@ -133,14 +133,13 @@ class Draft:
                 self._conclude(key)
             elif self.entries[key].publish_at <= self.now:
                 self.entries[key] = self._published(self.entries[key])
-        while self._begin_due() or self._ask_due():
-            pass
+        self._begin_due()
+        self._ask_due()
 
     def schedule(self, key: str, at: Instant) -> None:
         """The next look-up of an entry that is not active."""
         self.unschedule(key)
-        if at < NEVER:
-            insort(self.due, (at, key))
+        insort(self.due, (at, key))
         entry = self.entries[key]
         self.entries[key] = replace(entry, name=replace(entry.name, next_at=at, asking=False))
 
@@ -166,12 +165,11 @@ class Draft:
             wake = min(wake, self.serverless + SERVERLESS)
         return wake
 
-    def _begin_due(self) -> bool:
-        """Begin a round for the names that are due, while there is room. Whether any began."""
-        if not self.due or self.due[0][0] > self.now or not self.servers.known:
-            return False
+    def _begin_due(self) -> None:
+        """Begin a round for the names that are due, while there is room and somebody to ask."""
+        if not self.servers.known:
+            return
         room = TASKS_MAX - sum(not task.done for key in self.active for task in self.entries[key].tasks)
-        began = False
         while room > 0 and self.due and self.due[0][0] <= self.now:
             key = self.due.pop(0)[1]
             entry = self.entries[key]
@@ -189,8 +187,6 @@ class Draft:
             )
             self.active.append(key)
             room -= len(tasks)
-            began = True
-        return began
 
     def _tasks(self, targets: tuple[str, ...], types: tuple[str, ...]) -> tuple[Task, ...]:
         return tuple(
@@ -199,18 +195,15 @@ class Draft:
             for type_ in types
         )
 
-    def _ask_due(self) -> bool:
-        """Ask the next server for each question that waits for one, oldest name first. Whether any did."""
-        asked = False
+    def _ask_due(self) -> None:
+        """Ask the next server for each question that waits for one, oldest name first."""
         for key in list(self.active):
             for index in range(len(self.entries[key].tasks)):
                 task = self.entries[key].tasks[index] if self.entries[key].tasks else None
                 if task is not None and not task.done and task.next_ask <= self.now:
                     if len(self.flights) >= FLIGHTS_MAX:
-                        return False
+                        return
                     self._ask_next(key, index, task)
-                    asked = True
-        return asked
 
     # ------------------------------------------------------------ asking
 
@@ -307,7 +300,7 @@ class Draft:
             if mark not in entry.lies:
                 self._say(Why.NAME_LIE, entry, server=verdict.server, address=address, reason=reason)
                 entry = replace(entry, lies=(*entry.lies, mark)[-16:], spoke=Status.LIE)
-        elif mark in entry.lies:
+        else:
             entry = replace(entry, lies=tuple(lie for lie in entry.lies if lie != mark))
         if found.accepted:
             self.entries[key] = replace(
@@ -390,7 +383,7 @@ class Draft:
             entry = replace(entry, failures=0)
             at = self.now + AGAIN
         name = replace(entry.name, ended=entry.name.asked, next_at=at, asking=False)
-        self.entries[key] = replace(entry, name=name, tasks=(), coming=None, until=NEVER, publish_at=NEVER)
+        self.entries[key] = replace(entry, name=name, tasks=())
         self.active.remove(key)
         insort(self.due, (at, key))
 
@@ -401,8 +394,6 @@ class Draft:
         lost = tuple(sorted(address for key in gone for address in entry.good.get(key, ())))
         former = tuple(address for address in entry.name.former if address not in entry.name.addresses)
         good = {key: addresses for key, addresses in entry.good.items() if key in kept}
-        if len(good) == len(entry.good) and former == entry.name.former:
-            return entry
         return replace(entry, good=good, name=replace(entry.name, former=lost or former))
 
     # ------------------------------------------------------------ what to say

@@ -76,11 +76,9 @@ def step(
                 tracked[wan] = now
                 told.append(RunHook({"ACTION": now} | _place(wan, 0, uplinks), MWAN3))
     told += _peers(context, findings, cares)
-    if devices is not None and context.world.wireguard is not devices:
+    if context.world.wireguard is not devices:
         told += _endpoints(context, devices, recent)
-    if carrying != memory.carrying or tracked != memory.tracked:
-        memory = NewsMemory(carrying, tracked)
-    return Turn(memory, tuple(told))
+    return Turn(NewsMemory(carrying, tracked), tuple(told))
 
 
 # ---------------------------------------------------------------- WANs
@@ -131,7 +129,7 @@ def _was_up(context: Context, subject: str, cares: Mapping[PeerId, Care]) -> boo
 
 
 def _endpoints(
-    context: Context, devices: Mapping[str, DeviceSeen], recent: Callable[[], Iterable[Finding]]
+    context: Context, devices: Mapping[str, DeviceSeen] | None, recent: Callable[[], Iterable[Finding]]
 ) -> Iterator[RunHook]:
     """Peers that were there before and have another outer address now: given by us, or their own move."""
     for peer in context.settings.peers():

@@ -7,7 +7,6 @@ Pure reading of the kernel's tables as they are; which uplink *should* carry tra
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -79,7 +78,7 @@ def nameservers(world: World, settings: Settings, found: tuple[Exit, ...]) -> tu
     if settings.dns.servers:
         listed = [_configured(text) for text in settings.dns.servers]
     else:
-        listed = [server for server in world.nameservers if server.interface or not world.interfaces]
+        listed = [server for server in world.nameservers if server.interface]
         for interface in (world.interfaces or {}).values():
             if interface.up:
                 listed += [Nameserver(address, DNS_PORT, "", interface.name) for address in interface.dns]
@@ -110,12 +109,11 @@ def _devices(
     if world.net is not None and is_near(server.address, world.net, found):
         return ("",)
     family = 6 if ":" in server.address else 4
-    if server.interface:
-        own = _device_of(server.interface, world, settings)
-        if any(exit_.device == own for exit_ in found):
-            return (own,)
-        if own:
-            return ()  # its uplink is down: it would not answer anyone else's question
+    own = _device_of(server.interface, world, settings)
+    if any(exit_.device == own for exit_ in found):
+        return (own,)
+    if own:
+        return ()  # its uplink is down: it would not answer anyone else's question
     devices = tuple(dict.fromkeys(exit_.device for exit_ in found if exit_.family == family))
     return devices or ("",)
 
@@ -141,18 +139,9 @@ def is_near(address: str, net: Net, found: tuple[Exit, ...]) -> bool:
 
 
 def _covers(route: Route, where: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    network = _network(route.dst)
-    return network.version == where.version and where in network
+    return where in _network(route.dst)
 
 
 @lru_cache(maxsize=1024)  # as many routes as peers, and parsing one takes 30 µs
 def _network(prefix: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     return ipaddress.ip_network(prefix, strict=False)
-
-
-def interface_devices(world: World, settings: Settings) -> Mapping[str, str]:
-    """Logical interface → device, netifd's word before the configuration's."""
-    known = {
-        name: interface.device for name, interface in (world.interfaces or {}).items() if interface.device
-    }
-    return {**settings.interfaces, **known}
