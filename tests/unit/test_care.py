@@ -110,6 +110,7 @@ LOOK = Observed(wireguard={})
 ANYONE: list[tuple[Event, float, Outlook, bool]] = [
     (Replied(7, 0.1), 100.0, PLAIN, True),
     (Replied(8, 0.1), 100.0, PLAIN, False),  # of a WAN's probe
+    (Replied(11, 0.1), 100.0, PLAIN, True),
     (Unsent(7, ""), 100.0, PLAIN, True),
     (Unsent(8, ""), 100.0, PLAIN, False),
     (Replied(8, 0.1), 200.0, PLAIN, True),  # it is time
