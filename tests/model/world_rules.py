@@ -10,7 +10,7 @@ from collections import Counter, defaultdict, deque
 from tests.model.world import World
 from wgrouter.core import liveness, ranges, routing
 from wgrouter.core.care import GIVEN_KEPT
-from wgrouter.core.engine import Engine
+from wgrouter.core.engine import Engine, wanted_of
 from wgrouter.core.findings import Why
 from wgrouter.core.ladder import is_literal
 from wgrouter.core.messages import (
@@ -111,6 +111,8 @@ class Rules:
         known = effect.endpoint.address in world.answered | literal
         assert known, f"{effect.endpoint} is in no answer and not in the configuration"
         assert effect.endpoint.port in {place.port for place in wanted.endpoints}
+        if peer.shown is None or peer.shown.endpoint != peer.endpoint:
+            return  # it roamed after the last look: nobody could know
         # A peer from which something came this very moment is left where it is, unless its name moved on.
         care = world.engine.state.tunnels.peers[peer.device, peer.site.key]
         trial = care.trial_until != NEVER or (care.attempts and care.attempts[-1].rung == "return")
@@ -153,7 +155,10 @@ class Rules:
         for family in (4, 6):
             if not any(family in wan.families for wan in plugged):
                 continue
-            for mark in {0, *world.tunnels.marks.values()}:
+            # The mark of a detour whose WAN has just died goes with the next look: what has it is lost now.
+            wanted = wanted_of(world.engine.state).fwmarks
+            marks = {mark for device, mark in world.tunnels.marks.items() if wanted.get(device, mark) == mark}
+            for mark in {0, *marks}:
                 found = world.exit(family, mark)
                 assert found not in ("", "unreachable"), f"IPv{family}, mark {mark:#x}: no way at {world.now}"
         assert all(rule.table != RT_TABLE_LOCAL for rule in world.rules)

@@ -19,6 +19,7 @@ from wgrouter.core.messages import (
     Event,
     Failed,
     ForgetFlows,
+    Look,
     Observed,
     Probe,
     Replied,
@@ -26,7 +27,7 @@ from wgrouter.core.messages import (
     SetListenPort,
     Woke,
 )
-from wgrouter.core.model import NEVER, DeviceSeen, Endpoint, PeerSeen, World
+from wgrouter.core.model import NEVER, WIREGUARD, DeviceSeen, Endpoint, PeerSeen, World
 from wgrouter.core.settings import HostPort, Ladder, Peer, Settings, Tunnel
 
 KEY = "key"
@@ -407,6 +408,18 @@ def test_the_doubt_is_never_of_not_having_looked() -> None:
     bench.seen = replace(bench.seen, tx_bytes=bench.seen.tx_bytes + 128)
     bench.step(Observed(wireguard=bench.world.wireguard), bench.last)
     assert bench.memory.look_at - bench.now < 1.5
+
+
+def test_who_is_taken_for_dead_is_looked_at_before_anything_is_done() -> None:
+    """The last look may be a second old: what came since shows before the first remedy but a look-up."""
+    bench = Bench()
+    bench.run(60)
+    bench.alive = set()
+    while not (dead := bench.said(Why.TUNNEL_DEAD)):
+        bench.run(0.5)
+    at_once = [effect for at_, effect in bench.effects if at_ == dead[0][0]]
+    assert Look((WIREGUARD,)) in at_once
+    assert not any(isinstance(effect, SetEndpoint) for effect in at_once)
 
 
 def on_detour(bench: Bench) -> str:

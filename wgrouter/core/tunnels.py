@@ -10,7 +10,6 @@ answers change candidates.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from wgrouter.core import concerns, detours, liveness
 from wgrouter.core.care import Attempt, Care, Memory, Outlook, TunnelsTurn, afresh, closed, failed, remember
@@ -55,6 +54,7 @@ from wgrouter.core.model import (
     PeerSeen,
     Seconds,
 )
+from wgrouter.core.records import replace
 from wgrouter.core.settings import Peer, PeerId, Tunnel
 from wgrouter.core.tunnel_probes import ATTEMPTS_KEPT, SETTLE, Listening
 
@@ -86,7 +86,7 @@ def step(
         kept = {peer.id: memory.peers.get(peer.id, Care()) for peer in context.settings.peers()}
         if not context.settings.enabled:  # nothing under way is seen through
             kept = {id_: Care(care.pulse, care.given, attempts=care.attempts) for id_, care in kept.items()}
-        memory = replace(memory, peers=kept, wake=context.now)
+        memory = replace(memory, peers=kept)
     if not concerns.anyone(memory, event, context.now, outlook):
         return TunnelsTurn(memory)
     return _Round(memory, event, context, outlook, before).run()
@@ -123,7 +123,7 @@ class _Round(Listening):
         for tunnel in self.context.settings.tunnels if self.devices is not None else ():
             for peer in tunnel.peers:
                 care, wake = self.cares[peer.id], wakes.get(peer.id, LONG_AGO)
-                if everyone or wake <= self.now or concerns.one(peer, care, self.event, self.outlook):
+                if wake <= self.now or concerns.one(peer, care, self.event, self.outlook):
                     self.cares[peer.id] = self._peer(tunnel, peer, care)
                     wakes[peer.id] = self._wake(peer)
         trying = (id_ for id_, care in self.cares.items() if care.step and care.step.rung == OTHER_WAN)
@@ -239,14 +239,14 @@ class _Round(Listening):
     def _state(self, peer: Peer, care: Care, seen: PeerSeen | None) -> Care:
         before, pulse = care.pulse, liveness.turn(care.pulse, seen is not None, self.now)
         if seen is not None and care.step is not None and self._proves(care, pulse, care.step.at):
-            care = self._proved(peer, replace(care, pulse=pulse), seen)
+            care = self._proved(peer, care, seen)
         elif pulse.state == before.state:
             return care
         care = replace(care, pulse=pulse)
         told = "; ".join(liveness.evidence(pulse, seen, self.now))
         if pulse.state == ALIVE and care.dead_at != NEVER:
             care = self._recovered(peer, care, "itself", told)
-        elif pulse.state == ALIVE and before.state in (NEW, UNSEEN) and pulse.proven:
+        elif pulse.state == ALIVE and before.state == NEW:
             self._say(Why.TUNNEL_ALIVE, peer, evidence=told)
         elif pulse.state == SUSPECT != before.state:
             self._say(Why.TUNNEL_SUSPECT, peer, evidence=told)
@@ -254,6 +254,7 @@ class _Round(Listening):
         elif pulse.state == DEAD != before.state:
             self._say(Why.TUNNEL_DEAD, peer, evidence=told)
             care = replace(care, dead_at=self.now)
+            self.effects.append(Look((WIREGUARD,)))  # it may have spoken since the last, and from elsewhere
             if not self._siblings_alive(self._tunnel(peer), peer):  # else it is not the way that is broken
                 first, ended = detours.silent(self.detours, peer, self.now)
                 self.findings += ended
@@ -382,15 +383,14 @@ class _Round(Listening):
                 detours.given_up(self.detours, peer.device)
         if care.pulse.state != DEAD or care.step is not None or self.now < care.resume_at:
             return care
-        spent = tuple(at for at in care.spent if self.now - at < HOUR)
+        care = replace(care, spent=tuple(at for at in care.spent if self.now - at < HOUR))
         # What is spent does not keep the endpoint from addresses that the name has just moved to.
-        if len(spent) >= tunnel.ladder.steps_per_hour and peer.id not in self.followed:
-            return replace(care, spent=spent, resume_at=spent[0] + HOUR)
+        if len(care.spent) >= tunnel.ladder.steps_per_hour and peer.id not in self.followed:
+            return replace(care, resume_at=care.spent[0] + HOUR)
         if self.turns:
             # A step may take the kernel 25 ms (it walks all tracked flows), in which no probe is sent.
             self.turns += 1
-            return replace(care, spent=spent, resume_at=self.now + (self.turns - 1) * APART)
-        care = replace(care, spent=spent)
+            return replace(care, resume_at=self.now + (self.turns - 1) * APART)
         family = seen.endpoint.family if seen.endpoint else places[0].endpoint.family if places else 0
         detour = self.detours.get(peer.device)
         situation = Situation(
@@ -464,7 +464,7 @@ class _Round(Listening):
             return closed(care, "nothing was sent that would have proved it")
         care = closed(care, f"no sign of life within {seconds:g} s")
         self._say(Why.TUNNEL_STEP_FAILED, peer, rung=step_.rung, seconds=seconds)
-        if care.pulse.state not in (DEAD, UNSEEN):
+        if care.pulse.state != DEAD:
             care = replace(
                 care, pulse=replace(care.pulse, state=DEAD, since=self.now), dead_at=self.now, rung=0
             )
