@@ -56,12 +56,14 @@ def turn(
     memory: Memory | None = None,
     enabled: bool = True,
     others: tuple[tuple[Peer, Care], ...] = (),
+    there: bool = True,
+    before: Mapping[str, PeerSeen] | None = {"wg0": SEEN},
     **outlook: object,
 ) -> TunnelsTurn:
     """One step for a peer of wg0, and others beside it, that nothing has happened to."""
     peers = {"key": seen} if seen else {}
     peers |= {other.public_key: PeerSeen(other.public_key, THERE, (1, 0)) for other, _ in others}
-    world = World(wireguard={"wg0": DeviceSeen("wg0", listen_port=4000, peers=peers)})
+    world = World(wireguard={"wg0": DeviceSeen("wg0", listen_port=4000, peers=peers)} if there else {})
     tunnel = Tunnel("wg0", ladder=ladder, peers=(peer, *(other for other, _ in others)))
     context = Context(NOW, Settings(enabled=enabled, tunnels=(tunnel,)), world, "seed")
     seems = Outlook(
@@ -70,7 +72,12 @@ def turn(
     cares = {peer.id: care} | {other.id: its for other, its in others}
     memory = replace(memory or Memory(look_at=NOW + 9.0, families=(4,)), peers=cares)
     event = event or Observed(wireguard=world.wireguard)
-    return tunnels.step(memory, event, context, replace(seems, **outlook), world.wireguard)  # type: ignore[arg-type]
+    earlier = {name: DeviceSeen(name, peers={**peers, "key": its}) for name, its in (before or {}).items()}
+    if before and before["wg0"] is SEEN:  # nothing has happened
+        earlier = dict(world.wireguard or {})
+    return tunnels.step(
+        memory, event, context, replace(seems, **outlook), earlier if before is not None else None
+    )  # type: ignore[arg-type]
 
 
 def care_of(done: TunnelsTurn, peer: Peer = PEER) -> Care:
@@ -254,6 +261,7 @@ def test_a_trial_that_failed_names_what_was_tried() -> None:
 
 BOTH = replace(PEER, endpoints=(HostPort("a.example"), HostPort("b.example")))
 AWAY = replace(SEEN, endpoint=THIRD)
+ROAMER = replace(SEEN, endpoint=Endpoint("198.51.100.7", 9))
 
 
 @pytest.mark.parametrize(
