@@ -138,7 +138,8 @@ def test_a_peer_is_met_for_the_first_time_by_a_look_and_by_a_reload() -> None:
         assert care_of(turn(Care(), event)).pulse.state == ALIVE
         assert care_of(turn(Care(), event, seen=replace(SEEN, handshake=(0, 0)))).pulse.state == NEW
     idle = replace(LIVING, pulse=pulse(state=IDLE, life_at=NOW - 900.0))
-    for before in (None, {}):  # the look before did not show it, or its device
+    blind: tuple[dict[str, PeerSeen] | None, ...] = (None, {})
+    for before in blind:  # the look before did not show it, or its device
         met = care_of(turn(idle, before=before)).pulse
         assert (met.state, met.proven) == (ALIVE, False)
     assert care_of(turn(idle)).pulse.state == IDLE

@@ -75,9 +75,8 @@ def turn(
     earlier = {name: DeviceSeen(name, peers={**peers, "key": its}) for name, its in (before or {}).items()}
     if before and before["wg0"] is SEEN:  # nothing has happened
         earlier = dict(world.wireguard or {})
-    return tunnels.step(
-        memory, event, context, replace(seems, **outlook), earlier if before is not None else None
-    )  # type: ignore[arg-type]
+    seems = replace(seems, **outlook)  # type: ignore[arg-type]
+    return tunnels.step(memory, event, context, seems, earlier if before is not None else None)
 
 
 def care_of(done: TunnelsTurn, peer: Peer = PEER) -> Care:
