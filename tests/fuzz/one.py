@@ -11,15 +11,18 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import random
 import resource
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import atheris
 
 from tests.fuzz import MEMORY_MAX, TARGETS, Run, guarded, name_of, place
+from tests.fuzz.mutate import CHANGES
 
 HANG = 30  # seconds after which libFuzzer ends an input that never returns
 TELL = 1.0  # seconds between two reports
@@ -73,6 +76,23 @@ def quoted(word: bytes) -> str:
     return '"' + "".join(f"\\x{byte:02x}" for byte in word) + '"\n'
 
 
+def mutator(name: str) -> Callable[[bytes, int, int], bytes]:
+    """Half of the inputs keep their shape (mutate.py), the others are libFuzzer's."""
+    changes = CHANGES.get(name, ())
+
+    def mutate(data: bytes, most: int, seed: int) -> bytes:
+        chance = random.Random(seed)
+        if changes and chance.random() < 0.5:
+            for _ in range(chance.choice((1, 1, 2, 4))):
+                data = chance.choice(changes)(data, chance) or data
+            if 0 < len(data) <= most:
+                return data
+        mutated: bytes = atheris.Mutate(data[:most], most)
+        return mutated
+
+    return mutate
+
+
 def main(name: str, where: str, seed: str, seconds: str) -> None:
     directory = Path(where)
     target = TARGETS[name]
@@ -95,7 +115,8 @@ def main(name: str, where: str, seed: str, seconds: str) -> None:
         "-verbosity=0",
     ]
     counted = Counted(run, directory)
-    atheris.Setup([sys.argv[0], *options, str(directory / "corpus"), str(target.corpus()[0].parent)], counted)
+    folders = [str(directory / "corpus"), str(target.corpus()[0].parent)]
+    atheris.Setup([sys.argv[0], *options, *folders], counted, custom_mutator=mutator(name))
     atheris.Fuzz()
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.fuzz import CORPUS, TARGETS, Slow, guarded, name_of, place
+from tests.fuzz.mutate import CHANGES, json_value, netlink
 
 INPUTS = [(target, path) for target in TARGETS.values() for path in target.corpus()]
 LARGE = 8192  # bytes: seeds are for people to read
@@ -46,3 +50,29 @@ def test_one_fault_has_one_name() -> None:
             names.add(place(error))
     assert len(names) == 1
     assert name_of(b"a") != name_of(b"b")
+
+
+@pytest.mark.parametrize("name", sorted(CHANGES))
+def test_every_change_leads_to_inputs_that_are_not_there_yet(name: str) -> None:
+    seeds = [path.read_bytes() for path in TARGETS[name].corpus()]
+    for change in CHANGES[name]:
+        chance = random.Random(1)
+        made = {change(seed, chance) for seed in seeds for _ in range(20)} - {None, *seeds}
+        assert len(made) > len(seeds)
+        chance = random.Random(1)
+        assert made == {change(seed, chance) for seed in seeds for _ in range(20)} - {None, *seeds}
+
+
+def test_changes_keep_the_shape() -> None:
+    chance = random.Random(7)
+    seed = b'before {"a": [1, {"b": "c\xff"}], "d": null} after'
+    for _ in range(300):
+        made = json_value(seed, chance)
+        assert made is not None and made.startswith(b"before ") and made.endswith(b" after")
+        json.loads(made[7:-6].decode("latin-1"))
+    for path in TARGETS["rtnetlink"].corpus():
+        made = netlink(path.read_bytes(), chance)
+        at = 0
+        while made and at < len(made):
+            at += (int.from_bytes(made[at : at + 4], sys.byteorder) + 3) & ~3
+        assert made is None or at == len(made)
