@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from tests.model import soak
 from tests.model.fib import MAIN_RULES
 from tests.model.world import World
 from tests.model.world_faults import VERBS, heal, readdress, schedule, script, traffic, world_of
@@ -20,7 +21,9 @@ from wgrouter.core.engine import Engine
 from wgrouter.core.findings import Why
 from wgrouter.core.liveness import ALIVE, DEAD, IDLE
 from wgrouter.core.messages import Effect, Provoke, SetEndpoint, Stopping
+from wgrouter.core.settings import HostPort
 from wgrouter.shell import replay
+from wgrouter.shell.journal import SIZE
 
 FAULTS = st.lists(
     st.tuples(st.floats(0.0, 900.0), st.sampled_from(sorted(VERBS)), st.integers(0, 99), st.integers(0, 99)),
@@ -112,27 +115,29 @@ def test_a_day_of_faults(seed: int) -> None:
     converged(world)
 
 
-@pytest.mark.timeout(3600)
-@pytest.mark.skipif(EXAMPLES <= 100, reason="a month takes minutes: HYPOTHESIS_PROFILE=soak")
-def test_a_month_of_faults() -> None:
-    """30 days, a fault every half hour; what is remembered is as large at the end as after the first day."""
-    world = world_of(11, fast=True)
-    Rules(world)
-    schedule(world, script(11, 720.0, 2.0))
+@pytest.mark.timeout(300)
+def test_days_of_faults_leave_no_more_behind_than_the_first() -> None:
+    """Hundreds of faults; `make soak ARGS=\'--days 30\'` has thousands, and larger routers."""
     sizes = []
-    for _ in range(30):
-        world.run(24 * 3600.0)
-        sizes.append(len(json.dumps(encode(world.engine.state))) + world.journal.size)
-    assert max(sizes[-5:]) < 2 * max(sizes[:3]), sizes
-    replays(world)
-    recover(world)
+    for world, size in soak.days(2, 2):
+        sizes.append(size)
+        assert size.entries <= world.journal_size and size.journal <= SIZE
+        replays(world)
+    assert soak.grown(sizes) == [], sizes
     converged(world)
+
+
+def test_the_soak_sees_what_grows() -> None:
+    flat = [soak.Size(0, 1000 + n % 3, 9000, 512, 9) for n in range(9)]
+    assert soak.grown(flat) == []
+    grown = [soak.Size(0, 1000 + 40 * n, 9000, 512, 9) for n in range(9)]
+    assert soak.grown(grown) == ["values: 1080 at first, 1240 in the end"]
+    assert soak.values({"a": (1, 2), "b": {"c": [HostPort("x", 1)]}}) == 7
 
 
 @pytest.mark.timeout(300 if EXAMPLES <= 100 else 7200)
 @settings(
     max_examples=max(EXAMPLES // 25, 1),
-    derandomize=EXAMPLES <= 100,  # some stories take minutes: the suite tells the same ones each time
     suppress_health_check=[HealthCheck.too_slow],
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # a shrunk story takes hours, a seed tells it too
 )
