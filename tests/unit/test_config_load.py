@@ -91,6 +91,16 @@ def only(main: str, network: str = NETWORK) -> tuple[Problem, Settings]:
     return found.problems[0], found.settings
 
 
+@pytest.mark.parametrize("name", ["auto", "balanced", "w_" * 17])
+def test_a_wan_has_a_name_that_means_nothing_else(name: str) -> None:
+    """`switch auto` goes back to the rules, `list wan 'balanced'` is all of them."""
+    problem, settings = only(f"config wan '{name}'\n\toption device 'eth1'\n")
+    assert settings.wans == ()
+    assert problem.message.startswith(f"a WAN cannot be called '{name[:31]}")
+    assert problem.accepted == "up to 32 characters, and neither auto nor balanced"
+    assert problem.consequence == "section skipped"
+
+
 def peer(settings: Settings, label: str) -> Peer:
     (found,) = (peer for peer in settings.peers() if peer.label == label)
     return found

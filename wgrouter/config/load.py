@@ -52,6 +52,8 @@ ONCE: Mapping[str, tuple[type, str]] = {
     "routing": (Routing, "routing"),
     "mqtt": (Mqtt, "mqtt"),
 }
+RESERVED = ("auto", "balanced")  # a switch back to the rules, a rule for all WANs
+WAN_NAME_MAX = 32  # as for a logical interface (datatypes.word)
 FAMILIES = {"both": (4, 6), "ipv4": (4,), "ipv6": (6,)}
 NEIGHBOURS = ((0x3F00, "mwan3"), (0x00FF0000, "pbr and Tailscale"))
 
@@ -210,6 +212,11 @@ class _Loader:
         for section in sections:
             if section.anonymous:
                 self._say(section, "", "a wan section needs a name", "config wan '<name>'", "section skipped")
+                continue
+            if section.name in RESERVED or len(section.name) > WAN_NAME_MAX:
+                message = f"a WAN cannot be called {quoted(section.name)}"
+                accepted = f"up to {WAN_NAME_MAX} characters, and neither {' nor '.join(RESERVED)}"
+                self._say(section, "", message, accepted, "section skipped")
                 continue
             values = self._sections.values(section, BY_TYPE["wan"])
             wan = (
