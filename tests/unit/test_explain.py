@@ -161,6 +161,14 @@ CAUSES = [
         outlook(),
         PEER,
     ),
+    (  # not asked just now, but it was there before: not new
+        Why.CAUSE_SILENT,
+        None,
+        Care(pulse=replace(SILENT, asked_since=NEVER)),
+        world(),
+        outlook(),
+        PEER,
+    ),
     (
         Why.CAUSE_FAMILY,
         "[2001:db8::2]:51820 is IPv6, and no uplink routes that",
@@ -216,6 +224,26 @@ def test_all_addresses_silent(care: Care, places: tuple[Place, ...], why: Why) -
 
 
 STEP = Attempt(100.0, "endpoint", "set")
+
+
+def test_an_endpoint_from_before_whose_name_gives_nothing_now() -> None:
+    told = explain.explain(PEER, pulse(DEAD), world(), outlook("NXDOMAIN"), (), 110.0)
+    assert told.cause.why is Why.CAUSE_STALE_NAME
+
+
+@pytest.mark.parametrize("trouble", ["", "SERVFAIL"])
+def test_a_device_that_was_given_no_endpoint_yet_is_not_said_to_be_silent(trouble: str) -> None:
+    """Once it was: "None does not answer"."""
+    for care, why in (
+        (pulse(NEW, step=STEP), Why.CAUSE_PROVING),
+        (pulse(DEAD, step=STEP), Why.CAUSE_PROVING),
+        (pulse(DEAD), Why.CAUSE_NEW),
+    ):
+        told = explain.explain(PEER, care, world(None), outlook(trouble), PLACES, 110.0)
+        assert told.cause.why is why
+        assert "None" not in told.cause.text
+
+
 NEXT = [
     (pulse(DEAD, resume_at=50.0), PEER, ("step resolve", 110.0)),  # due already
     (pulse(DEAD, resume_at=150.0, rung=99), PEER, ("step restart", 150.0)),
@@ -259,6 +287,10 @@ def test_a_detour_is_evidence_and_its_end_comes_next() -> None:
     assert told(way).evidence[-1] == "outer packets go by wanb instead of wan"
     assert told(way).next == explain.Next("go by wan again", 400.0)
     assert told(replace(way, until=600.0)).next == explain.Next("try the preferred endpoint", 500.0)
+    care = pulse(ALIVE)
+    assert told(way).next == explain.Next("go by wan again", 400.0)
+    assert told(replace(way, until=NEVER)).next is None, "while it is not proven nobody knows"
+    care = pulse(ALIVE, return_at=500.0)
     for none in (None, replace(way, wan="")):
         assert told(none).next == explain.Next("try the preferred endpoint", 500.0)
         assert told(none).evidence[-1] == "uplink: default route for IPv4/IPv6"

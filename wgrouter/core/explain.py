@@ -99,7 +99,9 @@ def _cause(
         return because(
             Why.CAUSE_IDLE if not (peer.keepalive or peer.probe) or not peer.endpoints else Why.CAUSE_NEW
         )
-    if seen.endpoint is not None and seen.endpoint.family not in outlook.reachable:
+    if seen.endpoint is None:  # an address is known, and not given to the device yet
+        return because(Why.CAUSE_PROVING if care.step is not None else Why.CAUSE_NEW)
+    if seen.endpoint.family not in outlook.reachable:
         return because(Why.CAUSE_FAMILY, endpoint=str(seen.endpoint), family=seen.endpoint.family)
     if trouble:
         return because(Why.CAUSE_STALE_NAME, endpoint=str(seen.endpoint), reason=trouble)
