@@ -19,11 +19,12 @@ from wgrouter.core.link_states import DEGRADED, DOWN, HELD, OFF, RETURNING, SUSP
 from wgrouter.core.links import Uplink
 from wgrouter.core.machine import Context, Turn
 from wgrouter.core.messages import Commanded, Configured, Effect, Event, ForgetFlows, Look, Woke
-from wgrouter.core.model import LONG_AGO, NET, NEVER, Instant, Seconds, family_of
+from wgrouter.core.model import LONG_AGO, NET, NEVER, Instant, Net, Seconds, family_of
 from wgrouter.core.plan import unsettled
 from wgrouter.core.records import dataclass, field, replace
 from wgrouter.core.routing import Wanted
-from wgrouter.core.settings import Settings
+from wgrouter.core.settings import Hold, Settings
+from wgrouter.core.window import JUDGED_FROM
 
 FAMILIES = (4, 6)
 # How good a state is. A group is left for a better one at once; inside a group what is used stays.
@@ -149,11 +150,10 @@ def step(memory: Memory, event: Event, context: Context, uplinks: tuple[Uplink, 
             elif old is not None:
                 choices[family] = old
             continue
-        first = old is None
-        current = old.wan if old else adopted(context, candidates, family)
+        current = old.wan if old else adopted(context.world.net, context.settings, candidates, family)
         new = decide(candidates, current, old.since if old else context.now, memory.manual, context)
         choices[family] = new
-        if first or old is None or new.wan != old.wan or (new.last_resort and not old.last_resort):
+        if old is None or new.wan != old.wan or (new.last_resort and not old.last_resort):
             findings.append(_finding(family, old, new, candidates))
         if old is not None and new.wan != old.wan and old.wan and new.wan:
             switches += 1
@@ -163,14 +163,16 @@ def step(memory: Memory, event: Event, context: Context, uplinks: tuple[Uplink, 
             # Since when and why it is used; what was rejected is as of now.
             told = old.reason if new.last_resort == old.last_resort else new.reason
             choices[family] = replace(new, since=old.since, reason=told)
-    live = {u.path.key: u.path.sources for u in uplinks if u.path.works and (u.usable or u.answers)}
+    live = {u.path.key: u.path.sources for u in uplinks if u.usable or u.answers}
+    carrying = {family: choice.wan for family, choice in choices.items()}
     for (wan, family), sources in memory.live.items():
-        # Its flows (new connections, balanced ones, those left on it by a failback) can only go on elsewhere.
-        if (wan, family) not in live and family in choices and choices[family].wan not in ("", wan):
+        if (wan, family) in live:
+            continue
+        if carrying.get(family) == wan:  # it is used for want of a better: still its flows
+            live[wan, family] = sources
+        elif carrying.get(family):
+            # Its flows (new connections, balanced ones, those left on it by a failback) can but go elsewhere.
             forget.extend(_addresses(sources))
-    for key, sources in memory.live.items():  # it is used for want of a better: still its flows
-        if key not in live and key[1] in choices and choices[key[1]].wan == key[0]:
-            live[key] = sources
     forget = list(dict.fromkeys(forget))[:FORGET_MAX]
     memory = replace(
         memory,
@@ -239,13 +241,12 @@ def _addresses(sources: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(source for source in sources if "/" not in source)
 
 
-def adopted(context: Context, candidates: tuple[Uplink, ...], family: int) -> str:
+def adopted(net: Net, settings: Settings, candidates: tuple[Uplink, ...], family: int) -> str:
     """The WAN that our active table uses already: after a crash nothing is moved without a reason."""
-    routing = context.settings.routing
-    for route in context.world.net.routes if context.world.net else ():
-        if route.family == family and ranges.is_our_route(routing, route) and route.is_default:
-            if route.table != ranges.active_table(routing) or route.kind != "unicast":
-                continue
+    routing = settings.routing
+    for route in net.routes:
+        ours = route.table == ranges.active_table(routing) and ranges.is_our_route(routing, route)
+        if ours and route.family == family and route.is_default:
             for uplink in candidates:
                 if any(hop.device == uplink.path.device for hop in route.hops):
                     return uplink.path.wan
@@ -304,7 +305,7 @@ def _move(
         return best, f"{kept.path.wan} is {kept.state}: {kept.evidence}"
     if group == 0 and best.path.priority < kept.path.priority and settings.routing.failback != "never":
         return best, f"{best.path.wan} is preferred and has been good for its hold-down"
-    if group == 1 and kept.state in (RETURNING, UNPROVEN) and best.answers:
+    if kept.state == RETURNING and best.answers:
         return best, f"{kept.path.wan} does not answer yet"
     if now - since >= DWELL:
         if kept.state == DEGRADED:
@@ -312,32 +313,28 @@ def _move(
             loss, other = kept.quality.loss or 0.0, best.quality.loss or 0.0
             if loss - other > LOSS_MARGIN:
                 return best, f"{best.path.wan} loses {other:.0f} %, {kept.path.wan} {loss:.0f} %"
-        faster = _faster(kept, able, settings) if group == 0 and not settings.routing.balance else None
+        faster = None if settings.routing.balance else _faster(kept, able, settings.hold)
         if faster is not None:
-            mine, its = kept.quality.latency or 0.0, faster.quality.latency or 0.0
+            mine, its = _latency(kept), _latency(faster)
             return faster, f"{faster.path.wan} takes {its:.0f} ms, {kept.path.wan} {mine:.0f} ms"
     return kept, "nothing is better by the margin"
 
 
-def _faster(kept: Uplink, able: list[Uplink], settings: Settings) -> Uplink | None:
+def _faster(kept: Uplink, able: list[Uplink], hold: Hold) -> Uplink | None:
     """The fastest of the same priority, if it is faster by the absolute and the relative margin (Tailscale's
     rule).
     """
-    mine = kept.quality.latency
-    if mine is None or kept.quality.samples < 10:
-        return None
-    hold = settings.hold
-    found: tuple[float, Uplink] | None = None
-    for uplink in able:
-        its = uplink.quality.latency
-        if uplink.state != UP or uplink.path.priority != kept.path.priority or uplink is kept:
-            continue
-        if its is None or uplink.quality.samples < 10:
-            continue
-        better = mine - its > hold.margin_ms and its < mine * (1.0 - hold.margin_ratio)
-        if better and (found is None or its < found[0]):
-            found = (its, uplink)
-    return found[1] if found else None
+    mine = _latency(kept)
+    limit = min(mine - hold.margin_ms, mine * (1.0 - hold.margin_ratio))
+    rivals = (u for u in able if u.state == UP and u.path.priority == kept.path.priority)
+    fastest = min(rivals, key=_latency, default=kept)
+    return fastest if _latency(fastest) < limit < NEVER else None
+
+
+def _latency(uplink: Uplink) -> float:
+    """In milliseconds; NEVER while too little is known."""
+    known = uplink.quality.latency if uplink.quality.samples >= JUDGED_FROM else None
+    return NEVER if known is None else known
 
 
 def _rejected(
@@ -347,11 +344,11 @@ def _rejected(
     for uplink in candidates:
         if uplink is winner:
             continue
-        if not uplink.usable:
+        if winner is None or not uplink.usable:
             reason = f"{uplink.state}: {uplink.evidence}"
-        elif winner is not None and uplink.path.priority > winner.path.priority:
+        elif uplink.path.priority > winner.path.priority:
             reason = f"priority {uplink.path.priority} comes after {winner.path.priority}"
-        elif winner is not None and uplink.path.priority < winner.path.priority:
+        elif uplink.path.priority < winner.path.priority:
             reason = (
                 f"failback is {settings.routing.failback}" if uplink.state != UNPROVEN else "not proven yet"
             )
