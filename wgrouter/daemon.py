@@ -32,7 +32,7 @@ from wgrouter.ports.nameserver import Nameservers
 from wgrouter.ports.nft import Nft
 from wgrouter.ports.ping import Prober
 from wgrouter.ports.wireguard import WireGuard
-from wgrouter.shell.actor import Actor
+from wgrouter.shell.actor import Actor, reason_of
 from wgrouter.shell.journal import Journal, last_words, save
 from wgrouter.shell.log import Log
 from wgrouter.shell.reactor import Reactor
@@ -193,7 +193,12 @@ class _Agent:
         self.log.say(finding, self.reactor.now())
 
     def fault(self, error: Exception) -> None:
-        """A question that went wrong is told, and ends nothing."""
+        """What went wrong beside the steps ends nothing. The world's fault (a full disk) is a line like any
+        other, counted where it comes again; ours is told with its traceback.
+        """
+        if isinstance(error, OSError):
+            self.say(Finding(Why.IO_FAILED, "", {"reason": reason_of(error)}))
+            return
         for line in last_words(error, None):
             print(f"wgrouter: {line}", flush=True)
 

@@ -29,6 +29,17 @@ def test_slowness_is_told_when_it_gets_worse() -> None:
     ]
 
 
+def test_a_full_disk_is_a_line_and_our_own_fault_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    """The figures are written every few seconds: a traceback each time would fill the log."""
+    said: list[Finding] = []
+    agent: Any = SimpleNamespace(say=said.append)
+    daemon._Agent.fault(agent, OSError(28, "No space left on device", "/tmp/wgrouter.prom.new"))
+    assert [str(finding) for finding in said] == ["No space left on device (/tmp/wgrouter.prom.new)"]
+    assert capsys.readouterr().out == ""
+    daemon._Agent.fault(agent, KeyError("wg1"))
+    assert len(said) == 1 and "KeyError: 'wg1'" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("seconds", ["-5", "nan", "inf", "ten minutes"])
 def test_a_switch_for_no_time_is_refused(seconds: str) -> None:
     """It was taken as "until told otherwise": one WAN for ever, by a slip of the pen."""

@@ -190,6 +190,7 @@ class Why(Enum):
         Severity.WARNING,
         "{effect} took {seconds} s; everything waits meanwhile",
     )
+    IO_FAILED = ("agent.io-failed", Severity.WARNING, "{reason}")
     CLOCK_WRONG = (
         "clock.wrong",
         Severity.ERROR,
