@@ -281,3 +281,17 @@ def test_addresses_of_a_tunnel() -> None:
 def test_a_password_with_quotes_is_read_as_uci_reads_it() -> None:
     """In single quotes '' ends one string and starts the next: nothing after it is lost."""
     assert discovered(CASES["PPPoE, modems, wireless, a tunnel broker"].text).interfaces["wan"] == "pppoe-wan"
+
+
+def test_a_tunnel_has_a_name_that_a_device_can_have() -> None:
+    """The kernel takes 15 characters; with more there is never a device, and nobody would say why."""
+    text = "config interface 'wireguard_office'\n\toption proto 'wireguard'\n"
+    found = load({"network": text.encode()})
+    assert found.settings.tunnels == ()
+    (problem,) = found.problems
+    assert (problem.line, problem.message) == (1, "no device can be called 'wireguard_office': 16 characters")
+    assert (problem.accepted, problem.consequence) == ("up to 15 characters", "the tunnel is left out")
+    assert (
+        load({"network": text.replace("_office", "_offic").encode()}).settings.tunnels[0].device
+        == "wireguard_offic"
+    )

@@ -102,6 +102,7 @@ def test_options(text: str, expected: dict[str, str | list[str]]) -> None:
 
 
 REFUSED = [
+    ("\ufeffconfig a b\n", 1, "a byte order mark"),
     ("option x 1\n", 1, "before the first 'config'"),
     ("config a b\nopton x 1\n", 2, "unknown command 'opton'"),
     ("config a b\n\noption\n", 3, "nothing follows 'option'"),
@@ -121,7 +122,6 @@ REFUSED = [
     ("package\n", 1, "nothing follows 'package'"),
     ("package a.b\n", 1, "package name"),
     ("config a b\n\n\0", 3, "NUL"),
-    ("\ufeffconfig a b\n", 1, "unknown command"),
 ]
 
 

@@ -128,6 +128,9 @@ def discover(document: Document, file: str, problems: Problems) -> Network:
         if section.text("proto") == "wireguard":
             if reader.flag(section, "disabled", "0"):
                 disabled.add(name)
+            elif len(name) > _IFNAMSIZ:
+                message = f"no device can be called {quoted(name)}: {len(name)} characters"
+                reader.say(section, "", message, f"up to {_IFNAMSIZ} characters", "the tunnel is left out")
             else:
                 wireguard[name] = section
     peers: dict[str, dict[str, FoundPeer]] = {name: {} for name in wireguard}

@@ -24,6 +24,7 @@ _COMMANDS = {
 }  # fmt: skip
 _QUOTE, _DOUBLE, _HASH, _SEMICOLON, _BACKSLASH = b"'\"#;\\"
 _NEWLINE = 10
+_MARK = b"\xef\xbb\xbf"  # libuci takes it for a part of the first word
 
 
 class UciError(ValueError):
@@ -129,6 +130,8 @@ class _Parser:
         self._lists: dict[tuple[int, str], tuple[dict[str, Option], list[str]]] = {}  # still growing
 
     def document(self) -> Document:
+        if self._data.startswith(_MARK):
+            raise UciError(1, 1, "a byte order mark, as some editors write it", "UTF-8 without it")
         nul = self._data.find(0)
         if nul >= 0:
             start = self._data.rfind(b"\n", 0, nul) + 1
