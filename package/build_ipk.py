@@ -47,7 +47,7 @@ PARTS = {
         "config/uci_text.py",
         "mqtt/*",
     ),
-    "": ("config/generate.py", "shell/replay.py", "fleet/*"),
+    "": ("config/generate.py", "replaying.py", "shell/replay.py", "fleet/*"),
 }
 EXECUTABLE = ("etc/init.d/wgrouter", "usr/bin/wgrouter")
 PRIVATE = (DEFAULT,)  # names of password files: for root's eyes

@@ -366,41 +366,17 @@ def _object(data: Any) -> Any:
 
 
 def _replay(options: argparse.Namespace) -> int:
-    from wgrouter.core.engine import Engine
-
     try:
-        from wgrouter.shell import replay
+        from wgrouter import replaying
     except ImportError:  # not in the package: flash is scarce, and another machine has the source at hand
         reason = "take the journal (`wgrouter journal --json`) to a machine that has the source"
         raise Failure(f"nothing is replayed on a router: {reason}") from None
     try:
-        if options.file == "-":
-            recording = replay.read(sys.stdin.buffer)
-        else:
-            with open(options.file, "rb") as file:
-                recording = replay.read(file)
-    except OSError as error:
-        raise Failure(f"{options.file}: {error.strerror or error}") from None
-    except replay.JournalError as error:
-        raise Failure(f"{options.file}: {error}") from None
-    found = [_as_data(difference) for difference in replay.replay(recording, Engine)]
-    data = {
-        "steps": recording.steps,
-        "recorded_by": recording.version,
-        "replayed_by": __version__,
-        "cut": recording.cut,
-        "differences": found,
-    }
-
-    def draw(_: Any, paper: render.Paper) -> None:
-        render.differences(found, recording.steps, paper)
-        if recording.cut:
-            paper.put("The last line is broken off and was left out.", "yellow")
-        if recording.version != __version__:
-            paper.put(f"Recorded by {recording.version}, replayed by {__version__}.", "yellow")
-
-    _show(options, data, draw)
-    return PROBLEMS if found else OK
+        data = replaying.replayed(options.file, _as_data)
+    except (OSError, ValueError) as error:
+        raise Failure(f"{options.file}: {getattr(error, 'strerror', None) or error}") from None
+    _show(options, data, replaying.draw)
+    return PROBLEMS if data["differences"] else OK
 
 
 def _switch(options: argparse.Namespace) -> int:
@@ -462,7 +438,7 @@ def _fleet(options: argparse.Namespace) -> int:
 
 
 def _as_data(value: Any) -> dict[str, Any]:
-    """The fields of a small dataclass as JSON-ready data."""
+    """The fields of a small record as JSON-ready data."""
     from enum import Enum
 
     from wgrouter.core.records import fields

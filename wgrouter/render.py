@@ -419,19 +419,6 @@ def entries(items: Iterable[Any], paper: Paper, clock: Callable[[float], str], e
             paper.wrapped(f"→ {effect}", len(lead) + 1, "cyan", lead)
 
 
-def differences(items: Sequence[Data], steps: int, paper: Paper) -> None:
-    """`wgrouter replay`: where a fresh engine decided otherwise."""
-    if not items:
-        paper.put(f"{steps} steps replayed: every decision the same.", "green")
-        return
-    paper.put(f"{steps} steps in the journal; decided otherwise:", "bold")
-    for item in items:
-        paper.heading(f"step {item.get('step')} at {number(item.get('at'), 's', 3)}: {item.get('part')}")
-        paper.wrapped(str(item.get("event")), 12, "dim", "  Event")
-        paper.wrapped(str(item.get("recorded")), 12, "", "  Recorded")
-        paper.wrapped(str(item.get("replayed")), 12, "yellow", "  Replayed")
-
-
 def anything(data: Any, paper: Paper, indent: int = 0) -> None:
     """Plain data of no particular shape, as indented lines."""
     if isinstance(data, Mapping):

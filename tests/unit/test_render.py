@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wgrouter import render
+from wgrouter import __version__, render, replaying
 from wgrouter.render import Paper, amount, plain, span, wrap
 
 STATUS: dict[str, Any] = {
@@ -289,9 +289,8 @@ def test_a_journal_shows_what_was_said_and_done_and_with_all_what_came() -> None
 
 
 def test_a_replay_that_decides_the_same_is_one_line() -> None:
-    assert drawn(lambda data, paper: render.differences(data, 40, paper), []) == (
-        "40 steps replayed: every decision the same."
-    )
+    told = {"steps": 40, "differences": [], "cut": False, "recorded_by": __version__}
+    assert drawn(replaying.draw, told) == "40 steps replayed: every decision the same."
     one = {
         "step": 7,
         "at": 1.5,
@@ -300,9 +299,10 @@ def test_a_replay_that_decides_the_same_is_one_line() -> None:
         "recorded": "Look",
         "replayed": "nothing",
     }
-    assert "step 7 at 1.500s: effects" in drawn(
-        lambda data, paper: render.differences(data, 40, paper), [one]
-    )
+    text = drawn(replaying.draw, {**told, "differences": [one], "cut": True, "recorded_by": "0.0"})
+    assert "step 7 at 1.500s: effects" in text
+    assert "The last line is broken off" in text
+    assert f"Recorded by 0.0, replayed by {__version__}." in text
 
 
 @pytest.mark.parametrize(
