@@ -4,9 +4,13 @@ Every stage runs, whatever became of the one before, so that one run tells every
 says so, and also if it collected no test at all (exit 5): an empty stage is a mistake in a marker or a path,
 not a success.
 
+The lab mostly waits. What mostly computes (the models, the virtual machine) runs beside it, with what the lab
+leaves of the processor, and its output comes when it is done.
+
 Usage: python -m tests.tools.suites [STAGE...]    without arguments: all, in order
 """
 
+import io
 import os
 import re
 import signal
@@ -17,13 +21,23 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 ROOT = Path(__file__).resolve().parents[2]
 SETS = ("router", "newest")
 # Lab tests mostly wait, for a seventh of a core each, and their limits are wide. Those of a module share a
 # lab and stay together. The model tests of the unit stage are long and stand together: the idle take some.
-WORKERS = {"unit": os.environ.get("UNIT_WORKERS", "2"), "lab": os.environ.get("LAB_WORKERS", "3")}
-SHARING = {"unit": "worksteal", "lab": "loadscope"}
+WORKERS = {
+    "unit": os.environ.get("UNIT_WORKERS", "2"),
+    "lab": os.environ.get("LAB_WORKERS", "4"),
+    "once": os.environ.get("ONCE_WORKERS", "2"),
+}
+# Modules with few and long tests would come last, and be waited for: as they stand, the long ones come first.
+SHARING = {
+    "unit": ["--dist", "worksteal"],
+    "lab": ["--dist", "loadscope", "--no-loadscope-reorder"],
+    "once": ["--dist", "worksteal"],
+}
 COUNT = re.compile(r"(\d+) (passed|failed|skipped|errors?|xfailed|xpassed|warnings?)\b")
 CLOSING = re.compile(r"^=+ .*\b(\d+ \w+|no tests ran).* in [\d.]+s.*=+$")
 
@@ -35,6 +49,7 @@ class Stage:
     name: str
     command: list[str]
     limit_s: int
+    beside: bool = False  # the lab
 
 
 @dataclass
@@ -46,17 +61,19 @@ class Outcome:
     closing: list[str] = field(default_factory=list)
 
 
-# These touch no library that differs between the sets, or only as others do: the newest set alone runs them.
-ONCE = (
+# These touch no library that differs between the sets, or only as others do: the newest set alone runs them,
+COMPUTING = (  # beside the lab,
     "tests/model/test_engine.py",
     "tests/model/test_routing.py",
     "tests/model/test_scale.py",
     "tests/model/test_sticky.py",
+    "tests/package/test_ipk.py",
+    "tests/unit/test_mutants.py",
+)
+WAITING = (  # or as part of it.
     "tests/lab/test_lab_plan.py",
     "tests/lab/test_lab_selftest.py",
     "tests/lab/test_wans_damping.py",
-    "tests/package/test_ipk.py",
-    "tests/unit/test_mutants.py",
 )
 
 
@@ -64,20 +81,24 @@ def pytest_stage(kind: str, which: str, marks: str, limit_s: int) -> Stage:
     """A stage that runs the tests chosen by `marks` on one library set."""
     command = [f"build/venv-{which}/bin/python", "-m", "pytest", "-m", marks]
     command += ["--durations=10", "--durations-min=2"]
-    if which != SETS[-1]:
-        command += [f"--ignore={path}" for path in ONCE]
+    if kind == "once":
+        command += ["--timeout", "600", *COMPUTING]
+    else:
+        left_out = (*COMPUTING, *WAITING) if which != SETS[-1] else COMPUTING
+        command += [f"--ignore={path}" for path in left_out]
     if WORKERS[kind] != "0":
         # Never with "-n 0", which then waits for workers that nobody starts.
-        command += ["-n", WORKERS[kind], "--dist", SHARING[kind]]
-    return Stage(f"{kind}-{which}", command, limit_s)
+        command += ["-n", WORKERS[kind], *SHARING[kind]]
+    return Stage(f"{kind}-{which}", command, limit_s, beside=kind == "once")
 
 
 def stages() -> list[Stage]:
     """All stages, in order: the fast ones first."""
     return [
         *(pytest_stage("unit", which, "not lab and not vm", 480) for which in SETS),
-        *(pytest_stage("lab", which, "lab and not vm", 600) for which in SETS),
-        Stage("vm", ["make", "--no-print-directory", "vm"], 900),
+        *(pytest_stage("lab", which, "lab and not vm", 720) for which in SETS),
+        pytest_stage("once", SETS[-1], "not lab and not vm", 900),
+        Stage("vm", ["make", "--no-print-directory", "vm"], 1200, beside=True),
     ]
 
 
@@ -95,13 +116,13 @@ def end(child: subprocess.Popen[str]) -> None:
         return
 
 
-def run(stage: Stage) -> Outcome:
+def run(stage: Stage, out: TextIO, children: list[subprocess.Popen[str]]) -> Outcome:
     """Run one stage with its output passed through, and keep pytest's closing lines."""
-    print(f"\n##### {stage.name}: {' '.join(stage.command)}", flush=True)
+    print(f"\n##### {stage.name}: {' '.join(stage.command)}", file=out, flush=True)
     env = os.environ | {"WGROUTER_STRICT": "1", "PYTHONUNBUFFERED": "1"}
     began = time.monotonic()
     child = subprocess.Popen(
-        stage.command,
+        ["nice", "-n", "19", *stage.command] if stage.beside else stage.command,
         cwd=ROOT,
         env=env,
         stdin=subprocess.DEVNULL,
@@ -112,6 +133,7 @@ def run(stage: Stage) -> Outcome:
         # A process group of its own, to end with all it started.
         start_new_session=True,
     )
+    children.append(child)
     expired = threading.Event()
 
     def stop() -> None:
@@ -124,7 +146,7 @@ def run(stage: Stage) -> Outcome:
     assert child.stdout
     try:
         for line in child.stdout:
-            print(line, end="", flush=True)
+            print(line, end="", file=out, flush=True)
             if CLOSING.match(line.rstrip()):
                 closing.append(line.rstrip().strip("= "))
         status = child.wait()
@@ -132,8 +154,36 @@ def run(stage: Stage) -> Outcome:
         watchdog.cancel()
         end(child)
     if expired.is_set():
-        print(f"##### {stage.name}: stopped after {stage.limit_s} s", flush=True)
+        print(f"##### {stage.name}: stopped after {stage.limit_s} s", file=out, flush=True)
     return Outcome(status, time.monotonic() - began, closing)
+
+
+def run_all(chosen: list[Stage]) -> list[Outcome]:
+    """One after another, but for those beside the lab: they begin with it."""
+    outcomes: dict[str, Outcome] = {}
+    children: list[subprocess.Popen[str]] = []
+    beside = [stage for stage in chosen if stage.beside]
+    before = [stage for stage in chosen if not stage.beside]
+
+    def accompany() -> None:
+        for stage in beside:
+            said = io.StringIO()
+            outcomes[stage.name] = run(stage, said, children)
+            print(said.getvalue(), end="", flush=True)
+
+    company = threading.Thread(target=accompany, daemon=True)
+    try:
+        for stage in before:
+            if stage.name.startswith("lab") and not company.ident:
+                company.start()
+            outcomes[stage.name] = run(stage, sys.stdout, children)
+        if not company.ident:
+            company.start()
+        company.join()
+    finally:
+        for child in children:
+            end(child)
+    return [outcomes[stage.name] for stage in chosen]
 
 
 def total(outcomes: list[Outcome]) -> str:
@@ -159,7 +209,8 @@ def main(names: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     # In the background of a shell SIGINT is ignored, and so in every stage; `end` begins with it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    outcomes = [run(stage) for stage in chosen]
+    began = time.monotonic()
+    outcomes = run_all(chosen)
     failed = [stage.name for stage, outcome in zip(chosen, outcomes, strict=True) if outcome.status]
     print("\n##### summary")
     for stage, outcome in zip(chosen, outcomes, strict=True):
@@ -168,7 +219,7 @@ def main(names: list[str]) -> int:
         print(f"{stage.name:12} {verdict} {outcome.seconds:6.1f} s   {closing}")
     if failed:
         print(f"failed stages: {', '.join(failed)}; again with: make test STAGES='{' '.join(failed)}'")
-    elapsed = sum(outcome.seconds for outcome in outcomes)
+    elapsed = time.monotonic() - began
     print(f"{f' {total(outcomes)} in {elapsed:.2f}s ':=^80}")
     return bool(failed)
 

@@ -53,7 +53,7 @@ FIXED = [
 ]
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize(("module", "old", "new", "tests"), FIXED, ids=[row[0] for row in FIXED])
 def test_a_mutant_is_killed(module: str, old: str, new: str, tests: str) -> None:
     command = [sys.executable, "-m", "tests.tools.mutants", "--one", module, old, new, tests]
