@@ -45,7 +45,7 @@ build/kernel/.complete: tests/vm/kernel.sh | build/stamps/apt-vm
 
 # ---- checks and tests ---------------------------------------------------------------------------------------
 
-.PHONY: check test lab vm vm-lab vm-bench bench demo ipk mutants format clean
+.PHONY: check test lab vm vm-lab vm-bench bench demo chaos soak ipk mutants format clean
 check: setup ## style, types, architecture, generated files, language level, shell scripts (seconds)
 	@$(NEWEST)/bin/python -m tests.tools.check
 
@@ -69,6 +69,12 @@ bench: setup ## measure; writes build/bench.json (ARGS=--quick: three minutes, A
 
 demo: setup ## show one scenario as it happens: make demo SCENARIO=name
 	$(NEWEST)/bin/python -m tests.lab.demo $(SCENARIO)
+
+chaos: setup ## random faults on the lab: three stories (ARGS='--seed 7 --faults 200': that one)
+	@$(NEWEST)/bin/python -m tests.lab.chaos $(ARGS)
+
+soak: setup ## does anything grow? 30 minutes in the lab (ARGS='--days 30': a month in simulated time)
+	@$(NEWEST)/bin/python -m tests.lab.soak $(ARGS)
 
 ipk: ## build the package for opkg under build/
 	@python=$$(sh tests/tools/python.sh) && $$python package/build_ipk.py
