@@ -38,7 +38,6 @@ def uci(data: bytes) -> None:
         assert not KEY.search(problem.value + problem.message), said
         str(Finding(Why.CONFIG_PROBLEM, "", {"reason": said}))
     assert not loaded.unread or loaded.problems
-    assert load.load({"wgrouter": main, "network": network}) == loaded
     scene.taken(scene.calm(), Configured(loaded.settings, "seed"))
     change(main)
 
