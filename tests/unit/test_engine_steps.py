@@ -10,6 +10,7 @@ from wgrouter.core import engine as module
 from wgrouter.core.engine import HINTED, NET_LOOK, RECENT, Engine
 from wgrouter.core.findings import Why
 from wgrouter.core.messages import (
+    Answered,
     Ask,
     Commanded,
     Configured,
@@ -17,9 +18,11 @@ from wgrouter.core.messages import (
     Hinted,
     Look,
     Observed,
+    Record,
     SetEndpoint,
     Step,
     Stopping,
+    Unsent,
     Woke,
 )
 from wgrouter.core.model import (
@@ -42,7 +45,7 @@ from wgrouter.core.model import (
     Route,
 )
 from wgrouter.core.names import Wanted
-from wgrouter.core.settings import HostPort, Peer, Settings, Tunnel, Wan
+from wgrouter.core.settings import Dns, HostPort, Peer, Settings, Tunnel, Wan
 
 NAMED = Peer("wg0", "k", "office", (HostPort("a.example"), HostPort("192.0.2.1"), HostPort("b.example")))
 SETTINGS = Settings(tunnels=(Tunnel("wg0", peers=(NAMED,)),))
@@ -232,3 +235,70 @@ def test_another_network_is_one_whose_exits_or_addresses_differ(engine: Engine) 
     changed = engine.state.names.changed
     engine.handle(Observed(net=SEEN), 110.0)
     assert engine.state.signature == first and engine.state.names.changed == 110.0 > changed
+
+
+def test_a_state_can_be_gone_on_from(engine: Engine) -> None:
+    engine.handle(WHOLE, 101.0)
+    other = Engine(engine.state)
+    assert other.state is engine.state
+    assert other.handle(Woke(), 102.0) == engine.handle(Woke(), 102.0)
+
+
+def test_a_step_that_changes_nothing_looks_at_nothing(engine: Engine) -> None:
+    engine.handle(WHOLE, 101.0)
+    assert looks(engine.handle(Unsent(9999, "no such probe"), 101.001)) == []
+
+
+def test_other_dns_servers_are_asked_from_the_reload_on(engine: Engine) -> None:
+    engine.handle(WHOLE, 101.0)
+    step = engine.handle(Configured(replace(SETTINGS, dns=Dns(servers=("192.0.2.99",)))), 102.0)
+    assert {effect.server.address for effect in step.effects if isinstance(effect, Ask)} == {"192.0.2.99"}
+
+
+def answered(engine: Engine, now: float, *addresses: str) -> Step:
+    """The first question that is under way for A of a.example, answered with these; the step of it."""
+    flights = engine.state.names.flights
+    tasks = engine.state.names.entries["a.example"].tasks
+    [id_] = [id_ for task in tasks if task.type == "A" for id_ in task.out if id_ in flights]
+    records = tuple(Record("a.example", "A", 300, address) for address in addresses)
+    return engine.handle(Answered(id_, "NOERROR", records=records), now)
+
+
+def test_what_the_names_say_is_said_and_remembered(engine: Engine) -> None:
+    engine.handle(WHOLE, 101.0)
+    answered(engine, 101.01, "198.51.100.7")
+    said = engine.handle(Woke(), 101.07)  # a moment later than found, for the other type's
+    assert [str(finding) for finding in said.findings if finding.subject == "a.example"] == [
+        "a.example: a.example is 198.51.100.7 (TTL 300 s, by 192.0.2.53 on eth1)"
+    ]
+    assert Why.NAME_RESOLVED in [told.finding.why for told in engine.state.recent]
+    view = module.outlook_of(engine.state, 101.07)
+    assert view.resolved(HostPort("a.example", 7)) == (Endpoint("198.51.100.7", 7),)
+    assert view.resolved(HostPort("b.example", 7)) == view.resolved(HostPort("unknown.example", 7)) == ()
+    assert not view.settled("a.example", 100.0), "AAAA is still asked for"
+    assert view.settled("unknown.example", 100.0), "what is not looked up is waited for in vain"
+    assert (view.trouble("a.example"), view.trouble("unknown.example")) == ("", "")
+
+
+def test_what_is_wrong_with_a_name(engine: Engine) -> None:
+    engine.handle(WHOLE, 101.0)
+    for _ in range(40):
+        engine.handle(Woke(), engine.state.net_look_at)
+    view = module.outlook_of(engine.state, engine.state.net_look_at)
+    assert view.trouble("a.example").startswith("no DNS server answers: 192.0.2.53 on eth1")
+    assert view.settled("a.example", 101.0)
+
+
+def test_only_reresolve_asks_for_names_that_are_fresh() -> None:
+    engine = Engine()
+    peer = replace(NAMED, family="ipv4")
+    engine.handle(Configured(Settings(tunnels=(Tunnel("wg0", peers=(peer,)),)), "seed"), 100.0)
+    engine.handle(WHOLE, 101.0)
+    answered(engine, 101.01, "198.51.100.7")
+
+    def last_asked() -> float:
+        return engine.state.names.entries["a.example"].name.asked
+
+    for verb, at, asked_at in (("refresh", 160.0, 101.0), ("reresolve", 170.0, 170.0)):
+        engine.handle(Commanded(verb), at)
+        assert last_asked() == asked_at
