@@ -42,17 +42,121 @@ def chain(ruleset: str, name: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("what", "ruleset"),
+    ("what", "uplinks", "choices", "closed"),
     [
-        ("one WAN", text((path("a"),))),
-        ("no choice", text(choices={})),
-        ("a full tunnel", text(closed=frozenset({4}))),
-        ("one WAN per family", text((path("a"), path("b", family=6)))),
-        ("a device with a strange name", text((path("a"), path("b", device='x"y')))),
+        ("one WAN", (path("a"),), {4: "a"}, ()),
+        ("no choice", BOTH, {}, ()),
+        ("a choice that does not work", (path("a", "off"), path("b")), {4: "a"}, ()),
+        ("a full tunnel", BOTH, {4: "a"}, (4,)),
+        ("one WAN per family", (path("a"), path("b", family=6)), {4: "a", 6: "b"}, ()),
+        ("a device with a strange name", (path("a"), path("b", device='x"y')), {4: "a"}, ()),
+        ("no number for one", (path("a"), path("b", index=0)), {4: "a"}, ()),
     ],
 )
-def test_when_there_is_none(what: str, ruleset: str) -> None:
-    assert ruleset == ""
+def test_when_there_is_none(
+    what: str, uplinks: tuple[Uplink, ...], choices: dict[int, str], closed: tuple[int, ...]
+) -> None:
+    assert balance.ruleset(uplinks, choices, frozenset(closed), Settings()) is None
+
+
+def test_over_ipv6_in_full() -> None:
+    """Literally what nft is given, for one family, one rule and one set."""
+    guests = TrafficRule(
+        "guests", wans=("b",), src="192.168.0.0/24,fd00::/64", ipset="video", last_resort="blackhole"
+    )
+    whole = text((path("a", family=6), path("b", "down", 6)), {6: "a"}, rules=(guests,), balance=True)
+    match = "meta nfproto ipv6 ip6 saddr { fd00::/64 } ip6 daddr @video_6"
+    start, _, rest = whole.partition('comment "wgrouter ')
+    assert (
+        start + rest.partition('"')[2]
+        == f"""\
+table inet wgrouter
+flush table inet wgrouter
+table inet wgrouter {{
+\tchain about {{
+\t\treturn \n\t}}
+\tset video_4 {{ type ipv4_addr; flags interval; auto-merge; }}
+\tset video_6 {{ type ipv6_addr; flags interval; auto-merge; }}
+\tchain prerouting {{
+\t\ttype filter hook prerouting priority mangle; policy accept;
+\t\tmeta nfproto ipv6 iifname "eth1" ct state new ct mark set ct mark and 0xc0ffffff or 0x01000000
+\t\tmeta nfproto ipv6 iifname "eth2" ct state new ct mark set ct mark and 0xc0ffffff or 0x02000000
+\t\tiifname {{ "eth1", "eth2" }} return
+\t\tmeta mark and 0x3fff3f00 != 0 return
+\t\tct mark and 0x3f000000 vmap {{ 0x01000000 : goto to_1, 0x02000000 : goto to_2 }}
+\t\tct state new goto choose
+\t}}
+\tchain forward {{
+\t\ttype filter hook forward priority mangle; policy accept;
+\t\toifname {{ "eth1", "eth2" }} {match} drop
+\t}}
+\tchain postrouting {{
+\t\ttype filter hook postrouting priority mangle; policy accept;
+\t\tmeta mark and 0x20000000 != 0 return
+\t\tmeta nfproto ipv6 oifname "eth1" ct direction original ct mark and 0x3f000000 != 0x01000000 \
+ct mark set ct mark and 0xc0ffffff or 0x01000000
+\t\tmeta nfproto ipv6 oifname "eth2" ct direction original ct mark and 0x3f000000 != 0x02000000 \
+ct mark set ct mark and 0xc0ffffff or 0x02000000
+\t}}
+\tchain choose {{
+\t\tmeta nfproto ipv6 goto to_1
+\t}}
+\tchain to_1 {{
+\t\tmeta mark set meta mark and 0xc0ffffff or 0x01000000
+\t\taccept
+\t}}
+\tchain to_2 {{
+\t\tmeta mark set meta mark and 0xc0ffffff or 0x02000000
+\t\taccept
+\t}}
+}}
+"""
+    )
+
+
+def test_sticky_sources_by_the_rule_or_by_the_setting() -> None:
+    def spread(family: int = 4, sticky: bool = False, everywhere: bool = False) -> str:
+        uplinks = (weighed("a", 1, family=family), weighed("b", 1, family=family))
+        one = TrafficRule("r", wans=("balanced",), sticky=sticky)
+        return chain(text(uplinks, {family: "a"}, rules=(one,), sticky=everywhere), "choose")[0]
+
+    assert "numgen random mod 2" in spread()
+    assert "jhash ip saddr mod 24 seed 0x77677274 vmap { 0-11 : goto to_1, 12-23 : goto to_2 }" in spread(
+        sticky=True
+    )
+    assert "jhash ip saddr" in spread(everywhere=True) and "jhash ip6 saddr" in spread(6, True)
+
+
+def test_a_priority_without_a_usable_wan_keeps_to_the_chosen_one() -> None:
+    """It is used for want of a better, and is the only one that new connections go by."""
+    uplinks = (weighed("a", 1, "held"), weighed("b", 1, "down"))
+    assert chain(text(uplinks, balance=True), "choose") == ["meta nfproto ipv4 goto to_1"]
+    last = TrafficRule("r", wans=("b", "c"))
+    three = (path("a"), path("b", "down"), path("c", "held"))
+    assert chain(text(three, rules=(last,)), "choose") == ["meta nfproto ipv4 goto to_3"]
+    both = (path("a"), path("b", "held"), path("c", "up"))
+    assert chain(text(both, rules=(last,)), "choose") == ["meta nfproto ipv4 goto to_2"], (
+        "its first, if it answers"
+    )
+
+
+@pytest.mark.parametrize(
+    ("ports", "words"),
+    [
+        ("80-80", "80"),
+        ("0", "0"),
+        ("80-81,82", "80-82"),
+        ("80-81,83", "80-81, 83"),
+        ("1-100,50-60", "1-100"),
+        ("65535,443", "443, 65535"),
+    ],
+)
+def test_ports_in_the_words_of_nft(ports: str, words: str) -> None:
+    for name in ("src_port", "dst_port"):
+        one = replace(TrafficRule("r", wans=("b",), protocol="udp"), **{name: ports})
+        [line] = chain(text(rules=(one,)), "choose")
+        assert line == f"meta nfproto ipv4 meta l4proto udp th {name[0]}port {{ {words} }} goto to_2"
+        assert chain(text(rules=(replace(one, protocol="icmp"),)), "choose") == []
 
 
 def test_without_balancing_flows_only_stay_where_they_are() -> None:

@@ -169,3 +169,44 @@ def test_a_clean_stop_takes_the_catch_alls_first() -> None:
         SetFwmark("wg0", 0),
         RemoveNft(),
     )
+
+
+LEAVING = Rule(4, 6000, 0, 0x3F000000, 0x3F000000, "10.0.0.2/32", protocol=157, action="blackhole")
+LED = replace(LEAVING, family=6, table=7400, src="2001:db8::2/128", action="to_table")
+
+
+def test_what_closes_the_old_way_comes_before_the_switch_and_what_leads_to_the_new_one_after_it() -> None:
+    assert planned(Wanted((BY_A,), (FLOW, LEAVING, LED)), world()) == [
+        AddRule(LEAVING),
+        AddRoute(BY_A),
+        AddRule(FLOW),
+        AddRule(LED),
+    ]
+
+
+def test_equal_routes_are_taken_away_once() -> None:
+    """IPv6 shows a device on one unreachable route and none on the other."""
+    shown = replace(REFUSE, hops=(Hop("", "lo"),))
+    assert planned(Wanted(), world(REFUSE, shown)) == [DeleteRoute(REFUSE)]
+    assert planned(Wanted((REFUSE,)), world(REFUSE, shown)) == []
+
+
+def test_an_unreachable_route_gives_way_to_a_route_in_its_place() -> None:
+    refuse = replace(BY_A, kind="unreachable", hops=())
+    assert planned(Wanted((BY_A,)), world(refuse)) == [AddRoute(BY_A)]
+
+
+def test_before_wireguard_was_looked_at_no_mark_is_touched() -> None:
+    seen = replace(world(FLOW), wireguard=None)
+    assert planned(Wanted(fwmarks={"wg0": 1}), seen) == [DeleteRule(FLOW)]
+    assert plan.clean(seen, SETTINGS) == (DeleteRule(FLOW),)
+
+
+def test_a_mark_of_the_configuration_that_looks_like_ours_stays() -> None:
+    configured = Settings(tunnels=(Tunnel("wg0", fwmark=0x3F000000),))
+    assert plan.plan(Wanted(), world(wg0=0x3F000000), configured) == ()
+    assert plan.clean(world(wg9=0x3F000000), SETTINGS) == (), "of a device that is not under our care"
+
+
+def test_a_route_by_a_device_that_is_not_there_is_not_asked_for() -> None:
+    assert planned(Wanted((replace(BY_A, hops=(Hop("", "eth9"),)),)), world()) == []

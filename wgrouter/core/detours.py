@@ -116,6 +116,6 @@ def given_up(detours: Detours, device: str) -> None:
 
 def unproven(detours: Detours, tried: frozenset[str]) -> None:
     """Drop those that are not proven and that nobody tries any more."""
-    for device, detour in list(detours.items()):
-        if detour.wan and detour.until == NEVER and device not in tried:
-            del detours[device]
+    for device in list(detours):
+        if device not in tried:
+            given_up(detours, device)

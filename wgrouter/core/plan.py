@@ -46,7 +46,6 @@ def plan(wanted: Wanted, world: World, settings: Settings) -> tuple[Effect, ...]
     # NLM_F_REPLACE has exchanged a route of the same table, destination and metric: it is not there to be
     # deleted.
     replaced = {_slot(route) for route in missing}
-    kept = {_slot(route) for route in wanted.routes}
     fresh = [rule for rule in wanted.rules if rules[rule] == 0]
     first = [rule for rule in fresh if rule.preference == routing.rule_base + ranges.PREF_LEAVING]
     effects: list[Effect] = [AddRule(rule) for rule in first if rule.action == "blackhole"]
@@ -64,7 +63,7 @@ def plan(wanted: Wanted, world: World, settings: Settings) -> tuple[Effect, ...]
         if same(route) in wanted_routes or same(route) in seen:
             continue
         seen.add(same(route))
-        if _slot(route) not in replaced or (route.kind != "unicast" and _slot(route) not in kept):
+        if _slot(route) not in replaced:
             effects.append(DeleteRoute(same(route)))
     return tuple(effects)
 

@@ -152,7 +152,7 @@ def silent(
             misses = [s.sent for s in samples if s.target == target and missing(s, now, late)][-streak:]
             if misses[0] < newest:
                 found.add(target)
-    return frozenset(found) if len(found) < len(streaks) else frozenset()
+    return frozenset(found)  # never all of them: the newest answer came from one that is not silent
 
 
 def quality(samples: Sequence[Sample], now: Instant, late: Seconds) -> Quality:
