@@ -22,6 +22,8 @@ from wgrouter.mqtt.reporter import Reporter
 from wgrouter.mqtt.topics import OFFLINE, Publication, Topics, encoded
 
 ANSWER_EXPIRY = 60  # seconds that a broker keeps an answer for somebody who is away
+# What may have made an entity of Home Assistant, or taken its subject away.
+SHAPING = {Why.CONFIG_LOADED, Why.WAN_APPEARED, Why.WAN_GONE}
 HOPEFUL = {Why.WAN_UP, Why.WAN_HELD, Why.TUNNEL_ALIVE, Why.TUNNEL_RECOVERED}  # worth another attempt
 
 
@@ -71,6 +73,8 @@ class Courier:
         self.verbs = settings.commands if secret is not None else ()
         self.desk = Desk(topics, self.verbs, secret or b"", identity.started)
         self.link: Link | None = None
+        self._entities: dict[str, str] = {}  # that Home Assistant was told of: key → platform
+        self._discovered = b""
 
     @property
     def subscriptions(self) -> tuple[str, ...]:
@@ -119,6 +123,8 @@ class Courier:
                 link.hasten()
         for publication in self.reporter.step(before, after, said, self._world.moment(), self.counts()):
             self.outbox.put(publication)
+        if self.reporter.online and any(finding.why in SHAPING for finding in said):
+            self._discover(anew=False)
         self.pump()
 
     def say(self, finding: Finding) -> None:
@@ -175,14 +181,22 @@ class Courier:
         self._discover()
         self.pump()
 
-    def _discover(self) -> None:
-        prefix = self.settings.homeassistant
-        if prefix:
-            data = homeassistant.discovery(
-                self.topics, self.identity, self._world.state(), self.capabilities()
-            )
-            topic = homeassistant.discovery_topic(prefix, self.topics)
-            self.outbox.put(Publication(topic, encoded(data), 1, True))
+    def _discover(self, *, anew: bool = True) -> None:
+        """Tell Home Assistant what there is: anew, or if that is something else than before.
+
+        What a reload took away is named without anything but its platform, which removes it.
+        """
+        prefix, state = self.settings.homeassistant, self._world.state()
+        if not prefix:
+            return
+        data = homeassistant.discovery(self.topics, self.identity, state, self.capabilities())
+        entities = {key: component["p"] for key, component in data["cmps"].items()}
+        gone = {key: {"p": platform} for key, platform in self._entities.items() if key not in entities}
+        data["cmps"] |= gone
+        body = encoded(data)
+        if anew or body != self._discovered:
+            self._entities, self._discovered = entities, body
+            self.outbox.put(Publication(homeassistant.discovery_topic(prefix, self.topics), body, 1, True))
 
     def down(self) -> None:
         self.reporter.online = False

@@ -32,10 +32,11 @@ def discovery(topics: Topics, identity: Identity, state: engine.State, capabilit
 
     def entity(key: str, platform: str, name: str, **more: object) -> None:
         unique = f"{device}_{''.join(c if c.isalnum() else '_' for c in key)}"
+        slug = "_".join(part for part in unique.lower().split("_") if part)  # as Home Assistant would make it
         components[unique.removeprefix(f"{device}_")] = {
             "p": platform,
             "uniq_id": unique,
-            "default_entity_id": f"{platform}.{unique.lower()}",
+            "default_entity_id": f"{platform}.{slug}",
             "name": name,
             **more,
         }
