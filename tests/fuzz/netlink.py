@@ -204,7 +204,9 @@ def wireguard(data: bytes) -> None:
     for answer in (from_kernel(data), from_process(data)):
         if answer is None:
             continue
+        assert 0 <= answer.device.listen_port < 1 << 16 and 0 <= answer.device.fwmark < 1 << 32
         for peer in answer.device.peers.values():
+            assert 0 <= peer.keepalive < 1 << 16 and peer.rx_bytes >= 0 <= peer.tx_bytes
             assert len(_wireguard.key_bytes(peer.public_key)) == _wireguard.KEY_SIZE
             if peer.endpoint is not None:
                 scope = answer.scopes.get(peer.public_key, ("", 0))[1]

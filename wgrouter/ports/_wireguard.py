@@ -320,7 +320,7 @@ class ProcessDevices:
             elif peer:
                 peer[key] = value
             elif key in ("listen_port", "fwmark"):
-                about[key] = int(value)
+                about[key] = _number(value, 16 if key == "listen_port" else 32)
         _finish(peer, ips, found, scopes)
         device = DeviceSeen(
             name=name,
@@ -390,6 +390,14 @@ class ProcessDevices:
         return lines
 
 
+def _number(text: str, bits: int) -> int:
+    """ValueError for what is no number of so many bits: what is read may have to be written."""
+    number = int(text)
+    if number >> bits:
+        raise ValueError(f"{text[:40]!r} is no number of {bits} bits")
+    return number
+
+
 def _zoned(endpoint: Endpoint, zone: str) -> str:
     return f"[{endpoint.address}%{zone}]:{endpoint.port}" if zone else str(endpoint)
 
@@ -403,17 +411,18 @@ def _finish(peer: dict[str, str], ips: list[str], found: dict[str, PeerSeen], sc
     if "endpoint" in peer:
         host, _, port = peer["endpoint"].rpartition(":")
         address, _, zone = host.strip("[]").partition("%")
-        endpoint = Endpoint(str(ipaddress.ip_address(address)), int(port))
-        if not 0 <= endpoint.port < 65536:
-            raise ValueError(f"port {endpoint.port}")
+        endpoint = Endpoint(str(ipaddress.ip_address(address)), _number(port, 16))
         if zone:
             scopes[public_key] = (endpoint.address, zone)
     found[public_key] = PeerSeen(
         public_key=public_key,
         endpoint=endpoint,
-        handshake=(int(peer.get("last_handshake_time_sec", 0)), int(peer.get("last_handshake_time_nsec", 0))),
-        rx_bytes=int(peer.get("rx_bytes", 0)),
-        tx_bytes=int(peer.get("tx_bytes", 0)),
-        keepalive=int(peer.get("persistent_keepalive_interval", 0)),
+        handshake=(
+            _number(peer.get("last_handshake_time_sec", "0"), 63),
+            _number(peer.get("last_handshake_time_nsec", "0"), 63),
+        ),
+        rx_bytes=_number(peer.get("rx_bytes", "0"), 64),
+        tx_bytes=_number(peer.get("tx_bytes", "0"), 64),
+        keepalive=_number(peer.get("persistent_keepalive_interval", "0"), 16),
         allowed_ips=tuple(ips),
     )
