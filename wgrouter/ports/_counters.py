@@ -42,7 +42,7 @@ class Counters:
 
 
 def packets(text: str, device: str) -> tuple[int, int]:
-    """Packets received and sent, by the text of /proc/net/dev. OSError: ENODEV without the device, EBADMSG."""
+    """Packets received and sent, from the text of /proc/net/dev. OSError: ENODEV without it, EBADMSG."""
     for line in text.splitlines():
         name, found, numbers = line.partition(":")
         if found and name.strip() == device:
