@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any
 
-from wgrouter.core.records import MISSING, fields, is_dataclass
+from wgrouter.core.records import fields, is_dataclass
 
 TAG = "_"
 
@@ -40,7 +40,7 @@ def encode(value: Any) -> Any:
         data: dict[str, Any] = {TAG: type(value).__name__}
         for field in fields(value):
             item = getattr(value, field.name)
-            if field.default is not MISSING and type(item) is type(field.default) and item == field.default:
+            if type(item) is type(field.default) and item == field.default:
                 continue
             data[field.name] = encode(item)
         return data

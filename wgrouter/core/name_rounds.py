@@ -9,7 +9,6 @@ apart for the length of one step and never outlives it. Knows no sockets and no 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from dataclasses import replace
 from math import nextafter
 
 from wgrouter.core import answers, name_times
@@ -33,6 +32,7 @@ from wgrouter.core.name_memory import (
 )
 from wgrouter.core.name_servers import Servers
 from wgrouter.core.name_times import AGAIN
+from wgrouter.core.records import replace
 
 FLIGHTS_MAX = 64  # queries under way
 TASKS_MAX = 32  # questions under way: half of it, so that each can be hedged

@@ -9,7 +9,6 @@ before. Who is told, and how, is the ports' affair (hooks.py, bus.py); docs/open
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 
 from wgrouter.core.care import Care
 from wgrouter.core.findings import Finding, Why
@@ -19,6 +18,7 @@ from wgrouter.core.liveness import DEAD, NEW, UNSEEN
 from wgrouter.core.machine import Context, Turn
 from wgrouter.core.messages import RunHook
 from wgrouter.core.model import DeviceSeen, PeerSeen
+from wgrouter.core.records import dataclass, field
 from wgrouter.core.settings import Peer, PeerId
 from wgrouter.core.uplink import Choice
 

@@ -7,10 +7,10 @@ Pure reading of the kernel's tables as they are; which uplink *should* carry tra
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
 from functools import lru_cache
 
 from wgrouter.core.model import RT_TABLE_MAIN, Nameserver, Net, Route, World
+from wgrouter.core.records import dataclass
 from wgrouter.core.settings import Settings
 
 DNS_PORT = 53
