@@ -4,6 +4,8 @@ route.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from wgrouter.core import wans
@@ -200,3 +202,120 @@ def test_full_tunnels_are_a_matter_of_one_family() -> None:
     seen = world(default("eth1"), half("::/1", "wg0"), half("8000::/1", "wg0"))
     paths = (wans.Path("a", 4, 1, "eth1"),)
     assert wans.foreign_default(seen, paths, 4) == "" and wans.foreign_default(seen, paths, 6) == "wg0"
+
+
+@pytest.mark.parametrize(
+    ("other", "owner"),
+    [
+        (default("wg0", "", 5, kind="blackhole"), ""),
+        (default("wg0", "", 5, src="2001:db8::/56"), ""),  # of one prefix only
+        (replace(default("wg0", "", 5), hops=()), ""),
+        (replace(default("wg0", "", 5), table=7), ""),
+        (replace(default("wg0", "", 5), hops=(Hop("", "wg0"), Hop("10.0.0.1", "eth1"))), ""),
+        (replace(half("0.0.0.0/1", "wg0"), kind="unicast"), ""),
+        (replace(default("wg0", "", 5), hops=(Hop("", "wg0"), Hop("", "wg1"))), "wg0"),
+    ],
+)
+def test_what_is_no_full_tunnel(other: Route, owner: str) -> None:
+    paths = (wans.Path("a", 4, 1, "eth1"),)
+    assert wans.foreign_default(world(default("eth1"), other), paths, 4) == owner
+    assert wans.foreign_default(world(default("eth1"), default("wg0", "", 5, 6)), paths, 4) == ""
+    assert wans.foreign_default(World(), paths, 4) == ""
+
+
+# ---------------------------------------------------------------- one path
+
+
+def test_a_path_in_full() -> None:
+    route = default("eth1", metric=7, source="10.0.0.9")
+    route = replace(route, hops=(Hop("10.9.9.9", "eth9"), Hop("10.0.0.1", "eth1", onlink=True)))
+    seen = world(
+        route, default("eth1", "10.0.0.3", 20), addresses=(
+            Address("eth1", "10.0.0.2/24"), Address("eth1", "2001:db8::2/64"), Address("eth9", "10.9.9.2/24"),
+            Address("eth1", "169.254.0.1/16", "link"), Address("eth1", "10.0.0.7/24", usable=False),
+        ),
+    )  # fmt: skip
+    settings = Settings(wans=(Wan("cable", device="eth1", priority=3, families=(4,)),))
+    assert wans.discover(seen, settings, {"cable": 5}) == (
+        wans.Path("cable", 4, 1, "eth1", "10.0.0.1", True, "10.0.0.9", ("10.0.0.2",), 7, 3, True, True),
+    )
+    nothing = wans.discover(world(), settings, {})
+    assert nothing == (wans.Path("cable", 4, 1, "eth1", priority=3),) and not nothing[0].works
+
+
+def test_carrier_without_a_next_hop_carries_nothing() -> None:
+    seen = world(links=(Link(3, "eth1"),))
+    [path] = wans.discover(seen, Settings(wans=(Wan("a", device="eth1", families=(4,)),)), {})
+    assert path.carrier and not path.routed and not path.works
+
+
+def test_the_kernels_route_comes_before_netifds_word_and_of_netifd_only_what_is_up_there() -> None:
+    def gateway(*interfaces: Interface, routes: tuple[Route, ...] = ()) -> str:
+        known = {interface.name: interface for interface in interfaces}
+        seen = world(*routes, links=(Link(3, "eth1"),), interfaces=known)
+        settings = Settings(wans=(Wan("a", device="eth1", families=(4,)),))
+        return wans.discover(seen, settings, {})[0].gateway
+
+    up = Interface("wan", "eth1", True, gateways=("fe80::1", "10.0.0.8", "10.0.0.9"))
+    assert gateway(up) == "10.0.0.8"
+    assert gateway(up, routes=(default("eth1"),)) == "10.0.0.1"
+    assert gateway(up, routes=(default("eth2"),)) == "10.0.0.8", "another device's route"
+    assert gateway(up, routes=(replace(default("eth1"), table=7),)) == "10.0.0.8"
+    assert gateway(up, routes=(default("eth1", kind="prohibit"),)) == "10.0.0.8"
+    assert gateway(up, routes=(replace(default("eth1"), dst="10.0.0.0/8"),)) == "10.0.0.8"
+    assert gateway(Interface("wan", "eth1", False, gateways=("10.0.0.8",))) == ""
+    assert gateway(Interface("lan", "eth2", True, gateways=("10.0.0.8",))) == ""
+
+
+def test_a_wan_without_a_device_has_nobodys_gateway() -> None:
+    nowhere = Interface("idle", "", True, gateways=("10.0.0.8",))
+    seen = world(interfaces={"idle": nowhere})
+    [path] = wans.discover(seen, Settings(wans=(Wan("a", interface="wana", families=(4,)),)), {})
+    assert (path.device, path.gateway, path.routed) == ("", "", False)
+
+
+def test_a_wan_without_families_is_none() -> None:
+    assert wans.discover(world(), Settings(wans=(Wan("a", device="eth1", families=()),)), {}) == ()
+
+
+def test_delegated_prefixes_are_of_one_device_and_family() -> None:
+    seen = world(
+        default("eth1"), default("eth1", "fe80::1", 512, 6, src="2001:db8:1::/56"),
+        default("eth2", "fe80::1", 512, 6, src="2001:db8:2::/56"),
+    )  # fmt: skip
+    found = {path.key: path.sources for path in wans.discover(seen, Settings(), {})}
+    assert found == {("eth1", 4): (), ("eth1", 6): ("2001:db8:1::/56",), ("eth2", 6): ("2001:db8:2::/56",)}
+
+
+def test_a_device_of_wireguard_is_no_wan_whatever_its_kind() -> None:
+    seen = world(default("utun"), default("eth1"), wireguard={"utun": DeviceSeen("utun")})
+    assert names(wans.discover(seen, Settings(), {})) == ["eth1/4"]
+    unseen = replace(seen, net=Net(routes=(default("eth1"),)))
+    assert names(wans.discover(unseen, Settings(), {})) == ["eth1/4"], "its link was missed by this look"
+
+
+def test_discovered_wans_that_balance_are_equals() -> None:
+    seen = world(default("eth1", metric=1), default("eth2", metric=2))
+    found = wans.discover(seen, Settings(routing=Routing(balance=True)), {})
+    assert [path.priority for path in found] == [Wan("x").priority] * 2
+
+
+def test_a_configured_wan_has_the_number_of_its_place_while_there_is_room() -> None:
+    three = tuple(Wan(name, device=f"eth{n}", families=(4,)) for n, name in enumerate("abc"))
+    narrow = Settings(wans=three, routing=Routing(mark_mask=0x7000))
+    assert [path.index for path in wans.discover(world(), narrow, {"a": 2})] == [1, 2, 0]
+
+
+def test_no_two_wans_share_a_number() -> None:
+    """Our tables say so of two after somebody edited them, or one was known before."""
+    both = replace(ours("eth0", 7401), hops=(Hop("10.0.0.1", "eth0"), Hop("10.0.0.1", "eth1")))
+    seen = world(default("eth0", metric=1), default("eth1", metric=2), both)
+    assert [path.index for path in wans.discover(seen, Settings(), {})] == [1, 2]
+    taken = world(default("eth0", metric=1), ours("eth0", 7403))
+    assert [path.index for path in wans.discover(taken, Settings(), {"gone": 3})] == [1]
+
+
+def test_the_options_of_a_wan() -> None:
+    lte = Wan("lte", metered=True)
+    settings = Settings(wans=(Wan("a"), lte))
+    assert wans.options(settings, "lte") is lte and wans.options(settings, "eth7") == Wan("eth7")

@@ -139,7 +139,7 @@ def test_for_quality_alone_it_moves_every_half_minute_at_most(since: float, move
     [
         (path("a", "degraded", loss=20.0), path("b", "degraded", loss=10.0), "a"),
         (path("a", "degraded", loss=20.1), path("b", "degraded", loss=10.0), "b"),
-        (path("a", "degraded", loss=20.0), path("b", "degraded", loss=None), "b"),
+        (path("a", "degraded", loss=10.5), path("b", "degraded", loss=None), "b"),
         (path("a", "degraded", loss=None), path("b", "degraded", loss=None), "a"),
         (path("a", "degraded", loss=50.0), path("b", "held", loss=0.0), "a"),  # it waits
         (path("a", latency=30.0), path("b", latency=20.0), "a"),  # 10 ms are not enough
@@ -244,6 +244,8 @@ def test_only_switch_switches() -> None:
     assert usual.manual == Manual("b", NOW + 60.0)
     bad = step(Memory(), paths, event=Commanded("switch", {"wan": "b", "seconds": "x"}), switch_seconds=60.0)
     assert bad.manual == Manual("b", NEVER)
+    short = step(Memory(), paths, event=Commanded("switch", {"wan": "b", "seconds": "0.5"}))
+    assert short.manual == Manual("b", NOW + 0.5)
     assert step(turn.memory, paths, NOW + 89.9).manual == Manual("b", NOW + 90.0)
 
 
@@ -288,6 +290,7 @@ def test_switches_are_counted_from_one_wan_to_another() -> None:
     memory = step(memory, (path("a", "off"), path("b", "off", 20)), NOW + 2.0)
     memory = step(memory, (path("a", "off"), path("b", priority=20)), NOW + 3.0)
     assert memory.switches == 1, "nowhere is no WAN"
+    assert memory.choices[4].since == NOW + 3.0
     assert step(memory, (path("a", "off"), path("b", priority=20)), NOW + 9.0).switches == 1
 
 
@@ -309,6 +312,7 @@ def test_whose_flows_are_forgotten() -> None:
     )
     assert forgotten("up", "up", "held", "up") == forgotten("up", "up", "degraded", "up") == ()
     assert forgotten("up", "up", "suspect", "up") == ()
+    assert forgotten("unproven", "up", "down", "up") == ("10.0.1.2",), "it was used from the start"
     assert forgotten("down", "up", "up", "up") == (), "those of the backup stay"
     assert forgotten("down", "up", "up", "up", failback="all") == ("10.0.2.2",)
     assert forgotten("up", "up", "down", "down") == ("10.0.2.2",), "a is kept for want of a better"
