@@ -1,13 +1,13 @@
 """Records: `@dataclass(slots=True)`, frozen or not, as the standard library has it, at half its cost.
 
-dataclasses writes up to six methods for each class and compiles each when the class is imported, and it imports
-inspect. With our hundred and more classes that was 0.1 s of 0.22 s of CPU at every start here (a small router:
-20 times that) and 2 MiB. Here `__init__` alone is written for each class, and the other methods are the same
-for all. `replace`, which every step of the engine calls, takes half the time.
+dataclasses writes up to six methods for each class and compiles each when the class is imported, and it
+imports inspect. With our hundred and more classes that was 0.1 s of 0.22 s of CPU at every start here (a
+small router: 20 times that) and 2 MiB. Here `__init__` alone is written for each class, and the other methods
+are the same for all. `replace`, which every step of the engine calls, takes half the time.
 
 For a type checker these are the library's own, and so they are for a reader, but for what nobody here uses:
-every class has slots, and there are no InitVar, ClassVar, `__post_init__`, keyword-only fields or base classes
-with fields; what is frozen is never copied or pickled.
+every class has slots, and there are no InitVar, ClassVar, `__post_init__`, keyword-only fields or base
+classes with fields; what is frozen is never copied or pickled.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import select
 import socket
-import sys
 import threading
 import time
 from collections import deque
@@ -39,6 +38,7 @@ from wgrouter.ports._broker_values import (
     reason_of,
     secret,
 )
+from wgrouter.ports._unused import unused
 
 PAYLOAD_MAX = 64 << 10  # of what is taken in; a longer one is cut, and so refused by whoever reads it
 SESSION_EXPIRY = 3600  # seconds that the broker keeps what it knows of us; must outlast the will's delay
@@ -330,17 +330,14 @@ _LIBRARY: ModuleType | None = None
 
 
 def library() -> ModuleType:
-    """paho.mqtt.client. It would import dns.resolver where that is there (5 MiB), for SRV records."""
+    """paho.mqtt.client, without what it imports for SRV records (5 MiB where dnspython is) and for proxies
+    (urllib.request, and with that http and email: 2 MiB and 0.06 s). Both serve its dialling alone, and
+    `_client` replaces that.
+    """
     global _LIBRARY
     if _LIBRARY is None:
-        hidden = "dns.resolver" not in sys.modules
-        if hidden:
-            sys.modules["dns.resolver"] = None  # type: ignore[assignment]
-        try:
+        with unused("dns.resolver", "urllib.request"):
             import paho.mqtt.client as paho
-        finally:
-            if hidden:
-                del sys.modules["dns.resolver"]
         _LIBRARY = paho
     return _LIBRARY
 

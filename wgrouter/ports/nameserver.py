@@ -13,13 +13,13 @@ import errno
 import os
 import socket
 import struct
-import sys
 from collections import deque
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Protocol
 
 from wgrouter.core.messages import Answered, Ask, Event, Record, Unanswered
+from wgrouter.ports._unused import unused
 
 SOCKETS_MAX = 128  # twice what core/names.py has under way
 PAYLOAD = 1232  # EDNS buffer size that passes every path unfragmented (DNS flag day 2020)
@@ -362,15 +362,8 @@ def codec() -> Any:
     """
     global _dns
     if _dns is None:
-        name = "importlib.metadata"
-        absent = name not in sys.modules
-        if absent:
-            sys.modules[name] = ModuleType(name)
-        try:
+        with unused("importlib.metadata"):
             import dns.message
             import dns.rcode
-        finally:
-            if absent:
-                del sys.modules[name]
         _dns = dns
     return _dns
