@@ -111,7 +111,7 @@ def main(name: str, where: str, seed: str, seconds: str) -> None:
         f"-rss_limit_mb={MEMORY_MAX}",
         *([f"-dict={words}"] if words.stat().st_size else []),
         f"-artifact_prefix={directory}/found/",
-        "-len_control=20",
+        "-len_control=0",
         "-verbosity=0",
     ]
     counted = Counted(run, directory)
