@@ -423,14 +423,14 @@ def _one(
     """Send the next probe. Targets take turns; a dead one is asked seldom, or in a burst if just one other
     lives.
     """
-    choice = watch.targets
+    choice, turn = watch.targets, watch.turn
     if watch.dead:
         alive = tuple(target for target in choice if str(target) not in watch.dead)
-        if burst is None and watch.turn % DEAD_EVERY == DEAD_EVERY - 1:
-            choice = tuple(target for target in choice if target not in alive) or choice
+        dead = tuple(target for target in choice if target not in alive)
+        if dead and burst is None and turn % DEAD_EVERY == DEAD_EVERY - 1:
+            choice, turn = dead, turn // DEAD_EVERY
         elif alive and (burst is None or len(alive) > 1):
             choice = alive
-    turn = watch.turn // DEAD_EVERY if watch.dead and choice[0] not in alive else watch.turn
     target = choice[turn % len(choice)]
     effects.append(probe(id, target, watch.path, context.settings))
     return replace(
