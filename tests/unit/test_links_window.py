@@ -125,3 +125,100 @@ def test_targets_go_round_before_methods_do() -> None:
     )
     assert window.targets(Wan("a"), Probing(), 6)[0].address == "2606:4700:4700::1111"
     assert str(Target("tcp", "1.1.1.1")) == "tcp:1.1.1.1"
+
+
+def test_targets_of_each_family() -> None:
+    wan = Wan("a", targets4=("192.0.2.1",), targets6=("2001:db8::1",))
+    assert [t.address for t in window.targets(wan, Probing(), 4)] == ["192.0.2.1"]
+    assert [t.address for t in window.targets(wan, Probing(), 6)] == ["2001:db8::1"]
+    assert [t.address for t in window.targets(Wan("a"), Probing(), 4)] == ["1.1.1.1", "8.8.8.8", "9.9.9.9"]
+    assert str(Target("icmp", "1.1.1.1")) == "1.1.1.1"
+
+
+def test_when_an_answer_is_missing() -> None:
+    sent = Sample(2, NOW - 0.25, "a")
+    assert window.missing(sent, NOW, 0.25) and not window.missing(sent, NOW, 0.26)
+    assert not window.missing(Sample(2, NOW - 9.0, "a", 0.02), NOW, 0.25)
+    assert window.missing(Sample(2, NOW, "a", refused="Network is unreachable"), NOW, 0.25), "at once"
+
+
+def test_a_probe_that_was_refused_may_still_be_answered() -> None:
+    samples = (Sample(2, NOW - 2.0, "a"), Sample(4, NOW - 1.0, "b"))
+    told = window.refused(samples, 4, "Network is unreachable")
+    assert told == (samples[0], Sample(4, NOW - 1.0, "b", None, "Network is unreachable"))
+    assert window.refused(samples, 4, "")[1].refused == "refused", "without a word of why"
+    assert window.answered(told, 4, 0.02) == (samples[0], Sample(4, NOW - 1.0, "b", 0.02))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "targets", "limit", "dead"),
+    [
+        ("xbxbxb", "ab", 3, "a"),
+        ("xbxbxb", "ab", 4, ""),
+        ("xbxb", "ab", 2, "a"),
+        ("bxx", "aab", 2, ""),  # nobody has answered since
+        ("xxb", "aab", 2, "a"),
+        ("xxxb", "aaab", 4, ""),
+        ("axxxb", "aaaab", 3, "a"),
+    ],
+)
+def test_how_many_answers_a_silent_target_misses(pattern: str, targets: str, limit: int, dead: str) -> None:
+    """A letter is an answer of that target."""
+    samples = tuple(
+        Sample(2 * n + 2, NOW - len(pattern) + n, targets[n % len(targets)], None if mark == "x" else 0.02)
+        for n, mark in enumerate(pattern)
+    )
+    assert window.silent(samples, NOW, 0.2, limit) == frozenset(dead)
+
+
+def test_what_is_still_awaited_is_no_silence() -> None:
+    gone = tuple(Sample(n, NOW - 9.0 + n, "a") for n in (1, 2))
+    heard, waits = Sample(5, NOW - 1.0, "b", 0.02), Sample(6, NOW - 0.1, "a")
+    assert window.silent((*gone, heard, waits), NOW, 0.2) == frozenset()
+    assert window.silent((*gone, heard, waits), NOW + 0.2, 0.2) == {"a"}
+    assert (
+        window.silent((*gone, Sample(3, NOW - 6.5, "a", 0.02), heard, waits), NOW + 0.2, 0.2) == frozenset()
+    )
+    same = (Sample(1, NOW - 9.0, "a"), Sample(2, NOW - 9.0, "b", 0.02))
+    assert window.silent(same, NOW, 0.2, 1) == frozenset(), "sent in the same moment: nothing is known since"
+
+
+LIMITED = Wan("a", loss_max=20.0, latency_max=100.0, jitter_max=50.0)
+
+
+@pytest.mark.parametrize(
+    ("seen", "over"),
+    [
+        (Quality(12.0, 60.0, 30.0, 10), ""),
+        (Quality(12.1, 60.0, 30.0, 10), "12 % loss, the limit is 12 %"),
+        (Quality(12.1, 60.0, 30.0, 9), ""),
+        (Quality(0.0, 61.0, 1.0, 10), "latency 61 ms, the limit is 60 ms"),
+        (Quality(0.0, 1.0, 31.0, 10), "jitter 31 ms, the limit is 30 ms"),
+        (Quality(0.0, None, None, 10), ""),
+    ],
+)
+def test_good_again_is_well_below_the_limits(seen: Quality, over: str) -> None:
+    assert window.verdict(seen, LIMITED, 0.6) == over
+
+
+def test_without_a_limit_nothing_is_over_it() -> None:
+    slow = Quality(0.0, 2000.0, 900.0, 30)
+    assert window.verdict(slow, Wan("a")) == ""
+    assert window.verdict(slow, Wan("a", latency_max=0.5)).startswith("latency 2000 ms")
+
+
+def test_an_answer_that_has_waited_for_the_neighbour_does_not_count() -> None:
+    """One in ten of the slowest is left out, and of five or fewer none."""
+    for count in (5, 6, 15, 16):
+        rtts = [*[0.01] * (count - 1), 0.8]
+        samples = tuple(Sample(n, NOW, "a", rtt) for n, rtt in enumerate(rtts))
+        expected = max(0.2, 3 * sum(rtts) / count, 1.5 * 0.8 if count == 5 else 0.0)
+        assert window.late_after(samples, Probing()) == pytest.approx(expected), count
+
+
+@pytest.mark.parametrize(
+    ("method", "four", "six"),
+    [("icmp", 88, 128), ("dns-udp", 120, 160), ("tcp", 240, 280), ("https", 6000, 6040), ("arp", 92, 92)],
+)
+def test_what_a_probe_costs(method: str, four: int, six: int) -> None:
+    assert (window.cost(method, 4), window.cost(method, 6)) == (four, six)
