@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import random
 import resource
 import sys
@@ -95,6 +96,7 @@ def mutator(name: str) -> Callable[[bytes, int, int], bytes]:
 
 def main(name: str, where: str, seed: str, seconds: str) -> None:
     directory = Path(where)
+    logging.disable()  # pyroute2 writes two tracebacks for a number that it cannot encode
     target = TARGETS[name]
     # dnspython is instrumented too: its branches are those that a packet takes.
     with atheris.instrument_imports(include=["wgrouter", "dns"]):
