@@ -9,6 +9,8 @@ from dataclasses import replace
 import pytest
 
 from wgrouter.core import wans
+from wgrouter.core.engine import Engine
+from wgrouter.core.messages import Configured, Observed
 from wgrouter.core.model import RT_TABLE_MAIN, Address, DeviceSeen, Hop, Interface, Link, Net, Route, World
 from wgrouter.core.settings import Routing, Settings, Tunnel, Wan
 
@@ -61,6 +63,32 @@ def test_netifd_names_a_device_by_its_first_interface() -> None:
     interfaces = {name: Interface(name, "eth1", True, gateways=("10.0.0.1",)) for name in ("wan6", "wan")}
     seen = world(default("eth1"), default("eth1", "fe80::1", 512, 6), interfaces=interfaces)
     assert names(wans.discover(seen, Settings(), {})) == ["wan/4", "wan/6"]
+
+
+def test_a_wan_keeps_its_name_when_netifd_is_heard_later_or_no_more() -> None:
+    """An agent may start before ubusd: renamed, each WAN was there twice, and had no rule for its address."""
+    bare = world(default("eth1"))
+    heard = world(default("eth1"), interfaces={"wan": Interface("wan", "eth1", True)})
+    other = world(default("eth1"), interfaces={"fibre": Interface("fibre", "eth1", True)})
+    for seen, called, name in (
+        (bare, {}, "eth1/4"),
+        (heard, {}, "wan/4"),
+        (heard, {"eth1": "eth1"}, "eth1/4"),
+        (bare, {"eth1": "wan"}, "wan/4"),
+        (other, {"eth1": "wan"}, "fibre/4"),
+        (heard, {"eth2": "eth2"}, "wan/4"),
+    ):
+        assert names(wans.discover(seen, Settings(), {}, called)) == [name]
+
+
+def test_the_links_of_a_wan_that_netifd_names_later_are_the_same() -> None:
+    engine = Engine()
+    engine.handle(Configured(Settings(), "seed"), 1.0)
+    for at, interfaces in enumerate((None, {"wan": Interface("wan", "eth1", True)}, None, {}), 2):
+        seen = world(default("eth1"), interfaces=interfaces)
+        engine.handle(Observed(seen.net, {}, interfaces=interfaces), float(at))
+        assert list(engine.state.links.watches) == [("eth1", 4)]
+        assert engine.state.links.indices == {"eth1": 1}
 
 
 def test_configured_wans_in_their_order_by_netifds_device_the_files_or_their_own() -> None:

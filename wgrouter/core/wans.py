@@ -56,16 +56,23 @@ def options(settings: Settings, name: str) -> Wan:
     return Wan(name=name)
 
 
-def discover(world: World, settings: Settings, known: Mapping[str, int]) -> tuple[Path, ...]:
+def discover(
+    world: World, settings: Settings, known: Mapping[str, int], called: Mapping[str, str] | None = None
+) -> tuple[Path, ...]:
     """Every WAN over every family in which it has (or is configured to have) a way out, best first.
 
+    `called` is the name of each device's WAN until now: it stays where netifd was not heard before, or is not
+    heard now. Under another name a WAN would be another one, with other tables, beside the old one.
     `known` is the index of each WAN seen before. A new one takes over the number under which its device is
     found in our own tables (so a restart after a crash renumbers nothing), else its place in the
     configuration, else the first free number.
     """
     if world.net is None:
         return ()
-    found = _configured(world, world.net, settings) if settings.wans else _holders(world, world.net, settings)
+    if settings.wans:
+        found = _configured(world, world.net, settings)
+    else:
+        found = _holders(world, world.net, settings, called or {})
     numbers = _numbers(found, world.net, settings, known)
     return tuple(
         _path(world.net, world.interfaces or {}, candidate, numbers[candidate.wan]) for candidate in found
@@ -135,7 +142,7 @@ def _configured(world: World, net: Net, settings: Settings) -> list[_Candidate]:
     return found
 
 
-def _holders(world: World, net: Net, settings: Settings) -> list[_Candidate]:
+def _holders(world: World, net: Net, settings: Settings, called: Mapping[str, str]) -> list[_Candidate]:
     tunnels = {tunnel.device for tunnel in settings.tunnels} | set(world.wireguard or {})
     found: dict[tuple[str, int], _Candidate] = {}
     for route in sorted(_defaults(net), key=lambda route: (route.metric, route.family, _devices(route))):
@@ -148,6 +155,8 @@ def _holders(world: World, net: Net, settings: Settings) -> list[_Candidate]:
             ):
                 continue
             name = _interface_name(world.interfaces or {}, hop.device)
+            if hop.device in (name, called.get(hop.device)):
+                name = called.get(hop.device, name)
             # Asked to balance without a word about weights: all discovered WANs are equals.
             priority = 10 if settings.routing.balance else route.metric
             found.setdefault(
