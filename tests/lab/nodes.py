@@ -153,8 +153,9 @@ class LabSite:
             raise LabError(
                 f"{self.plan.name} can live at {', '.join(self.plan.all_homes)}; not at {', '.join(unknown)}"
             )
-        lines = [f"addr del {host(a)} dev net" for a in self.addresses if a not in addresses]
-        lines += [add_host(a, "net") for a in addresses if a not in self.addresses]
+        # The new ones first: without any the kernel takes the tunnel's own address as a source.
+        lines = [add_host(a, "net") for a in addresses if a not in self.addresses]
+        lines += [f"addr del {host(a)} dev net" for a in self.addresses if a not in addresses]
         if lines:
             self.box.ip(*lines)
         self.addresses = addresses

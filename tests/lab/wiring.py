@@ -93,7 +93,17 @@ def _core(behind: dict[str, tuple[str, ...]]) -> Namespace:
             lines.append(
                 f"route add {prefix} via {'inet6 ' if family(prefix) == 4 else ''}fe80::2 dev {device}"
             )
-    return Namespace("core", tuple(lines), forwards=True)
+    # Nobody out there carries packets from private addresses (RFC 2827): a site that has just lost its own
+    # would call from inside its tunnel.
+    private = """
+        table inet ingress {
+            chain forward {
+                type filter hook forward priority filter;
+                ip saddr { 10.0.0.0/8, 169.254.0.0/16, 192.168.0.0/16 } drop
+                ip6 saddr fc00::/7 drop
+            }
+        }"""
+    return Namespace("core", tuple(lines), private, forwards=True)
 
 
 def _line(device: str, isp: Isp, own: str, peer: str, *addresses6: str) -> list[str]:
