@@ -77,6 +77,7 @@ class Trouble:
         self.on_stop: Callable[[], None] = lambda: None  # called where a clean stop has just ended
         self.on_start: Callable[[], None] = lambda: None
         self.lives = 1
+        self.rules_deleted = 0  # times
         self._clock = clock
 
     # ------------------------------------------------------------ what is true
@@ -383,6 +384,7 @@ class Trouble:
         listed = self.lab.router.run("ip", version, "rule").splitlines()
         numbers = [line.partition(":")[0] for line in listed if 6000 <= int(line.partition(":")[0]) < 6200]
         gone = numbers if b % 4 == 0 else numbers[b % max(len(numbers), 1) :][: 1 + b % 3]
+        self.rules_deleted += bool(gone)
         for number in gone:
             self.lab.router.run("ip", version, "rule", "del", "pref", number, check=False)
         return f"rules {' '.join(gone) or 'none'} of IPv{version[1:]} deleted"

@@ -32,11 +32,17 @@ from .wireguard import Seen
 LAN_BOUND = 10.0  # a WAN that dies silently takes 1.5 s, one that comes back is held back up to 4 s
 TUNNEL_BOUND = 45.0  # a peer that forgot its session: 15 s (WireGuard's own) + 5 s; a whole ladder twice that
 MENDED_BOUND = 75.0  # holds, back-off and damping run out, detours end
+# Where the LAN is in the clear, rules decide what goes into the tunnel: who deletes one by hand opens it
+# until the agent has seen that. So many packets for each time (half a second of both flows); never in a full
+# tunnel.
+HAND_LEAK = 20
 FLOWS = 0.6  # an answer this lately
 STEADY = 0.5  # and so for this long
 
 LOG_BURST, LOG_RATE = 130, 1.0  # lines, and lines a second (wgrouter/shell/log.py)
-FDS_MORE, FDS_MENDED = 24, 3  # descriptors above those at first: at any time; when all is mended
+# Descriptors above those at first: at any time (each question to a name server is one, 64 at most are under
+# way, and an attempt at a broker has four); and when all is mended.
+FDS_MORE, FDS_MENDED = 64 + 4 * THREADS_MAX, 3
 THREADS_MORE = THREADS_MAX  # attempts at a broker that a resolver or TLS still holds
 RSS_MORE_MIB = 8.0  # above the life's first look: the journal's ring fills, parts are imported when needed
 
@@ -56,6 +62,7 @@ class Watch:
         self.first_ours: list[str] = []
         self.first_fds = self.first_threads = 0
         self.last = ""
+        self._full_tunnel = full_tunnel
         self._born = time.monotonic()
         self._first_rss = 0.0
         self._secrets = self.lab.keys.secrets()
@@ -185,7 +192,8 @@ class Watch:
 
     def _leaked(self) -> None:
         leaked = {what: counter.packets for what, counter in self.leaks}
-        assert not any(leaked.values()), f"in the clear: {leaked}"
+        allowed = 0 if self._full_tunnel else HAND_LEAK * self.trouble.rules_deleted
+        assert sum(leaked.values()) <= allowed, f"in the clear: {leaked}; {allowed} allowed"
 
     def mended(self) -> None:
         """Wait until all is as it was at first."""
@@ -211,8 +219,8 @@ class Watch:
 
     def _difference(self) -> str:
         status = self.ask("status")
-        wans = {f"{wan['device']}/{wan['family']}": wan["state"] for wan in status["wans"]}
-        if len(wans) != 4 or set(wans.values()) != {"up"}:
+        wans = [(wan["name"], wan["family"], wan["state"]) for wan in status["wans"]]
+        if len(wans) != 4 or any(state != "up" for _, _, state in wans):
             return f"WANs {wans}"
         peers = {peer["peer"]: peer["state"] for tunnel in status["tunnels"] for peer in tunnel["peers"]}
         if set(peers.values()) != {"alive"}:
