@@ -378,9 +378,11 @@ def test_the_gateway_can_be_a_target_and_is_none_on_a_point_to_point_link() -> N
     [
         ("icmp", "1.1.1.1", (0, "")),
         ("dns-udp", "1.1.1.1", (53, ".")),
+        ("dns-tcp", "1.1.1.1", (53, ".")),
         ("dns-tcp", "1.1.1.1#5353", (5353, ".")),
         ("tcp", "1.1.1.1", (443, "")),
         ("http", "1.1.1.1", (80, "connectivitycheck.gstatic.com/generate_204")),
+        ("https", "1.1.1.1", (443, "connectivitycheck.gstatic.com/generate_204")),
         ("https", "1.1.1.1#8443", (8443, "connectivitycheck.gstatic.com/generate_204")),
     ],
 )

@@ -571,3 +571,14 @@ def test_hopeless_is_only_what_answered_before() -> None:
     )
     assert Uplink(watch(UNPROVEN)).usable and not Uplink(watch(UNPROVEN)).answers
     assert Uplink(watch(HELD)).answers and not Uplink(watch(HELD)).usable
+
+
+def test_a_probe_carries_the_mark_of_its_wan_and_the_web_page_without_a_scheme() -> None:
+    one = watch(next_at=NOW)
+    assert [probe.mark for probe in probes(step(one))] == [0x21000000]
+    without = replace(one, path=replace(one.path, index=0))
+    assert [probe.mark for probe in probes(step(without))] == [0], "its device alone holds it"
+    page = Settings(probing=Probing(methods=("http",), http_url="example.net/204"))
+    asked = replace(one, targets=(Target("http", "192.0.2.1"),))
+    [probe] = probes(step(asked, settings=page))
+    assert (probe.detail, probe.target, probe.timeout) == ("example.net/204", "192.0.2.1", 2.0)

@@ -198,3 +198,30 @@ WORDS: list[tuple[Pulse, PeerSeen | None, tuple[str, ...]]] = [
 def test_the_evidence_in_words(pulse: Pulse, seen: PeerSeen | None, told: tuple[str, ...]) -> None:
     assert liveness.evidence(pulse, seen, NOW) == told
     assert liveness.signal(pulse, False, NOW) == GONE
+
+
+def test_a_look_at_which_nothing_happened_changes_nothing() -> None:
+    before = replace(
+        Pulse(ALIVE, 1.0, life_at=900.0, life_by="x", session=True), asked_since=950.0, initiations=2
+    )
+    assert look(asked_since=950.0, initiations=2) == before
+
+
+@pytest.mark.parametrize(("received", "sent"), [(-1, 0), (0, -1), (-500, -500), (-1, 148)])
+def test_counters_that_went_back_are_a_peer_made_anew(received: int, sent: int) -> None:
+    """Whoever made it anew has asked nothing yet, but for what it sent since."""
+    pulse = look(received, sent, asked_since=950.0, initiations=2)
+    if sent <= 0:
+        assert (pulse.asked_since, pulse.initiations, pulse.life_at) == (NEVER, 0, 900.0)
+    else:
+        assert pulse.asked_since == 950.0 and pulse.life_at == 900.0
+
+
+def test_a_small_packet_asks_and_is_no_initiation() -> None:
+    pulse = look(sent=48)
+    assert (pulse.asked_since, pulse.initiations) == (NOW, 0)
+
+
+def test_probes_that_were_missed_before_it_was_made_anew_say_nothing() -> None:
+    pulse = Pulse(ALIVE, 0.0, life_at=NOW - 1.0, misses=9, probe_answered=True)
+    assert liveness.signal(pulse, True, NOW) == LIFE

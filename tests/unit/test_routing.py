@@ -292,3 +292,30 @@ def test_before_pbrs_rules_ours_let_its_packets_pass() -> None:
     wanted = routing.intent(world(rules=(pbr,)), BOTH, {4: "a"}, TUNNEL)
     [last] = [rule for rule in wanted.rules if rule.preference == 6180]
     assert (last.mark, last.mask) == (0, 0xFF0000)
+
+
+# ---------------------------------------------------------------- at the edges of the map
+
+
+def test_without_bits_there_are_no_marks() -> None:
+    none = Routing(mark_mask=0)
+    assert ranges.outer_bit(none) == 0 and not any(ranges.is_our_mark(none, mark) for mark in (0, 1, 0x51))
+
+
+def test_there_are_as_many_pinned_marks_as_wans() -> None:
+    narrow = Routing(mark_mask=0x7000)
+    assert [ranges.pinned_mark(narrow, place) for place in range(4)] == [0x6000, 0x5000, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("mark", "mine"), [(0x21000000, True), (0x21000001, False), (0x61000000, False), (0x01000000, False)]
+)
+def test_a_mark_with_other_bits_is_not_ours(mark: int, mine: bool) -> None:
+    assert ranges.is_our_mark(R, mark) == mine
+
+
+@pytest.mark.parametrize(
+    ("table", "index"), [(7399, 0), (7400, 0), (7401, 1), (7430, 30), (7431, 0), (254, 0)]
+)
+def test_whose_table_it_is(table: int, index: int) -> None:
+    assert ranges.index_of_table(R, table) == index

@@ -150,6 +150,8 @@ def test_the_first_handshake_is_told_and_no_other() -> None:
     before = {"wg0": replace(SEEN, handshake=(0, 0))}
     [told] = turn(new, before=before).findings
     assert told.why is Why.TUNNEL_ALIVE and "handshake 0 s ago" in told.text
+    asked = Care(pulse=Pulse(NEW, NOW - 9.0, asked_since=NOW - 7.0))
+    assert whys(turn(asked))[0] is Why.TUNNEL_DEAD and Why.TUNNEL_ALIVE not in whys(turn(asked))
     idle = replace(LIVING, pulse=pulse(state=IDLE, life_at=NOW - 900.0))
     assert turn(idle, before=before).findings == ()
     assert care_of(turn(idle, before=before)).pulse.state == ALIVE
@@ -392,7 +394,14 @@ def test_a_step_waits_until_all_its_names_are_settled() -> None:
     two = replace(PEER, endpoints=(HostPort("a.example"), HostPort("b.example")))
     asked = replace(waiting(GONE, 1.0, tunnels.RESOLVE, 3.0), tried=())
     care = care_of(turn(asked, peer=two, settled=lambda host, since: host == "a.example"))
-    assert care.step is not None
+    assert care.step == asked.step
+
+
+def test_a_restart_is_proven_in_the_usual_time_wherever_the_peer_moved() -> None:
+    dead = replace(GONE.pulse, life_at=NOW - 200.0, asked_since=NOW - 2.0, since=NOW - 1.0)
+    moved = replace(GONE, pulse=dead, attempts=(Attempt(NOW - 9.0, "move", "x"),), tried=(HERE,))
+    high = replace(moved, rung=RUNG_INDEX["renew"])
+    assert care_of(turn(high, ladder=Ladder(renew=True))).deadline == NOW + 6.5
 
 
 def test_what_a_step_without_proof_leaves() -> None:

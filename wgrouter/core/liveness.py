@@ -15,7 +15,6 @@ from wgrouter.core.model import LONG_AGO, NEVER, Instant, PeerSeen, Seconds
 from wgrouter.core.records import dataclass, replace
 
 # WireGuard's own constants (whitepaper, section 6.1), seconds
-REKEY_AFTER_TIME = 120.0
 REJECT_AFTER_TIME = 180.0
 REKEY_TIMEOUT = 5.0
 KEEPALIVE_TIMEOUT = 10.0
@@ -206,6 +205,6 @@ def evidence(pulse: Pulse, seen: PeerSeen | None, now: Instant) -> tuple[str, ..
         lines.append(f"sent {what} for {now - pulse.asked_since:.0f} s, nothing came back")
     if pulse.misses:
         lines.append(f"{pulse.misses} in-tunnel probes unanswered")
-    if pulse.life_at > LONG_AGO and pulse.proven and pulse.asked_since == NEVER:
+    if pulse.proven and pulse.asked_since == NEVER:
         lines.append(f"{pulse.life_by} {now - pulse.life_at:.0f} s ago")
     return tuple(lines)

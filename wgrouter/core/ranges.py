@@ -85,7 +85,7 @@ def pinned_mark(routing: Routing, place: int) -> int:
 
 def is_our_mark(routing: Routing, mark: int) -> bool:
     """Whether a device's mark can only have been set by us."""
-    return mark != 0 and mark & ~routing.mark_mask == 0 and mark & outer_bit(routing) != 0
+    return mark & ~routing.mark_mask == 0 and mark & outer_bit(routing) != 0
 
 
 def active_table(routing: Routing) -> int:
