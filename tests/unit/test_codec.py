@@ -95,3 +95,13 @@ def test_what_the_core_does_not_hold_is_refused(value: object) -> None:
 def test_what_cannot_be_read_is_said(data: object) -> None:
     with pytest.raises(Unreadable, match="is not readable by this version"):
         DECODER.decode(data)
+
+
+def test_what_is_unreadable_is_said_once_and_shortly() -> None:
+    """Each level around it said it again: a damaged file gave a line of 12,000 characters."""
+    data: object = {"_": "x" * 500, "y" * 500: 1}
+    for _ in range(200):
+        data = {"_": "Part", "number": data}
+    with pytest.raises(Unreadable, match=r"^'x{60}' is not readable by this version: 'x+$") as caught:
+        DECODER.decode(data)
+    assert len(str(caught.value)) < 400

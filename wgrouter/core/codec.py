@@ -71,5 +71,8 @@ class Decoder:
             if issubclass(cls, Enum):
                 return cls[data["name"]]
             return cls(**{key: self.decode(item) for key, item in data.items() if key != TAG})
+        except Unreadable:  # the innermost one says it
+            raise
         except (KeyError, TypeError, ValueError) as error:
-            raise Unreadable(f"{str(tag)[:60]!r} is not readable by this version: {error}") from None
+            what = f"{str(tag)[:60]!r} is not readable by this version: {str(error)[:200]}"
+            raise Unreadable(what) from None
