@@ -582,3 +582,20 @@ def test_a_probe_carries_the_mark_of_its_wan_and_the_web_page_without_a_scheme()
     asked = replace(one, targets=(Target("http", "192.0.2.1"),))
     [probe] = probes(step(asked, settings=page))
     assert (probe.detail, probe.target, probe.timeout) == ("example.net/204", "192.0.2.1", 2.0)
+
+
+def test_silence_is_judged_as_of_the_last_woke() -> None:
+    """Behind any other event answers may wait."""
+    late = watch(samples=sent(0.7))
+    busy = step(late, event=Hinted("ubus"), heard=NOW - 1.0)
+    assert after(busy).state == UP and busy.memory.heard == NOW - 1.0
+    assert wake(busy) == NOW + links.TICK, "then it is judged"
+    woken = step(late, heard=NOW - 1.0)
+    assert after(woken).state == SUSPECT and woken.memory.heard == NOW
+
+
+def test_other_settings_wait_for_no_wake_up() -> None:
+    memory = Memory({("eth1", 4): watch()}, {("eth1", 4): NOW + 0.5}, {"eth1": 1}, 100, NOW, True)
+    others = Settings(probing=Probing(targets4=("192.0.2.1",)))
+    turn = links.step(memory, Configured(others), Context(NOW, others, World(net=net(4)), "seed"))
+    assert [probe.target for probe in probes(turn)] == ["192.0.2.1"]

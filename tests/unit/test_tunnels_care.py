@@ -184,6 +184,7 @@ BEEN = Memory(look_at=NOW + 9.0, families=(4,), detours={"wg0": Detour("", "a", 
 
 def test_after_a_detour_it_is_the_first_remedy_but_not_beside_a_living_peer() -> None:
     assert rungs(turn(dying(), ways=three)) == ["resolve"]
+    assert LOOK in turn(dying()).effects, "it may have spoken meanwhile, and from elsewhere"
     done = turn(dying(), memory=BEEN, ways=three)
     assert rungs(done) == ["other-wan"] and done.memory.detours == {"wg0": Detour("b", "a", 4, NEVER, 60.0)}
     sibling = replace(PEER, public_key="b", label="b")
