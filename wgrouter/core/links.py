@@ -141,7 +141,7 @@ def _wake(watch: Watch, heard: Instant, context: Context) -> Instant:
 
 def _refresh(memory: Memory, context: Context, findings: list[Finding]) -> Memory:
     now, settings = context.now, context.settings
-    called = {watch.path.device: key[0] for key, watch in reversed(memory.watches.items())}
+    called = {watch.path.device: key[0] for key, watch in reversed([*memory.watches.items()])}
     paths = wans.discover(context.world, settings, memory.indices, called)
     watches: dict[tuple[str, int], Watch] = {}
     for path in paths:
