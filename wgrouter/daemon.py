@@ -327,7 +327,7 @@ class _Agent:
             subject = str(arguments.get("subject") or "")
             found = report.explanations(state, subject, now)
             if subject and not found:
-                raise control.Refused(f"{subject!r} is no tunnel, peer, WAN or name; `status` lists them")
+                raise control.Refused(f"{subject[:60]!r} is no tunnel, peer, WAN, name; `status` lists them")
             return found
         if verb == "diagnose":
             try:
@@ -337,7 +337,7 @@ class _Agent:
             subject = str(arguments.get("subject") or "")
             walked = diagnose(state, subject, now)
             if subject and not walked:
-                raise control.Refused(f"{subject!r} is no tunnel and no peer; `status` lists them")
+                raise control.Refused(f"{subject[:60]!r} is no tunnel and no peer; `status` lists them")
             return walked
         if verb == "plan":
             return report.planned(state, {"problems": self.problems})
@@ -355,16 +355,17 @@ class _Agent:
         if verb in ("refresh", "reresolve", "switch"):
             words = {str(key): str(value) for key, value in arguments.items()}
             known = ["auto", *dict.fromkeys(link.path.wan for link in links.view(state.links))]
-            if verb == "switch" and words.get("wan", "auto") not in known:
-                raise control.Refused(f"no WAN is called {words['wan']!r}; there are: {', '.join(known)}")
+            wan = words.get("wan", "auto")
+            if verb == "switch" and wan not in known:
+                raise control.Refused(f"no WAN is called {wan[:60]!r}; there are: {', '.join(known)}")
             if verb == "switch" and not _is_time(words.get("seconds", "")):
                 said = words["seconds"][:40]
                 raise control.Refused(f"seconds is {said!r}; accepted: 0 (until told otherwise) or more")
             self.reactor.post(Commanded(verb, words, words.pop("origin", "cli")))
-            return {"text": "done" if verb != "switch" else f"switching to {words.get('wan', 'auto')}"}
+            return {"text": "done" if verb != "switch" else f"switching to {wan}"}
         if verb == "reload":
             return self.reloaded()
-        raise control.Refused(f"{verb!r} is not a question that this agent answers")
+        raise control.Refused(f"{verb[:60]!r} is not a question that this agent answers")
 
 
 def _whole(arguments: Mapping[str, Any], name: str, default: int) -> int:

@@ -28,6 +28,8 @@ config hold 'hold'
 \toption up_after '5s'
 """
 
+LINE_MAX = 2000  # characters
+
 
 class Quiet:
     """A reactor that keeps what it is given."""
@@ -64,7 +66,10 @@ class Agent(_Agent):
         self.confdir = None
 
     def say(self, finding: Finding) -> None:
-        str(finding).encode("utf-8", "backslashreplace")
+        """A line of the log: short, whoever asked for what."""
+        said = str(finding)
+        said.encode("utf-8", "backslashreplace")
+        assert len(said) < LINE_MAX, said
 
     def fault(self, error: Exception) -> None:
         raise error

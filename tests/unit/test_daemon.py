@@ -69,3 +69,14 @@ def test_what_is_not_there_cannot_be_diagnosed_or_explained() -> None:
         with pytest.raises(control.Refused, match="'wg0/nobody' is no tunnel"):
             daemon._Agent.answer(agent, verb, {"subject": "wg0/nobody"})
     assert daemon._Agent.answer(agent, "diagnose", {}) == []
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments"),
+    [("explain", "subject"), ("diagnose", "subject"), ("switch", "wan"), ("v" * 5000, "x")],
+)
+def test_a_refusal_is_short_whatever_was_asked(verb: str, arguments: str) -> None:
+    """It goes into the log, and may come from afar."""
+    with pytest.raises(control.Refused) as caught:
+        Agent().answer(verb, {arguments: "x" * 5000})
+    assert 30 < len(str(caught.value)) < 200
