@@ -19,9 +19,6 @@ class HostPort:
     host: str
     port: int = 51820
 
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
 
 @dataclass(frozen=True, slots=True)
 class Peer:
