@@ -599,3 +599,60 @@ def test_other_settings_wait_for_no_wake_up() -> None:
     others = Settings(probing=Probing(targets4=("192.0.2.1",)))
     turn = links.step(memory, Configured(others), Context(NOW, others, World(net=net(4)), "seed"))
     assert [probe.target for probe in probes(turn)] == ["192.0.2.1"]
+
+
+def test_a_burst_under_way_and_a_dead_path_begin_no_other() -> None:
+    burst = Burst(2, NOW + 0.03)
+    held = after(step(watch(HELD, samples=sent(0.7), burst=burst, held_until=NOW + 9.0)))
+    assert held.burst == burst
+    assert after(step(watch(DOWN, samples=sent(0.7)))).burst is None
+
+
+def test_a_burst_that_slept_longer_than_the_window_is_missed_too() -> None:
+    asleep = watch(SUSPECT, samples=sent(90.0), burst=Burst(0, NOW - 90.0, NOW - 89.0, graced=True))
+    assert after(step(asleep)).state == DOWN and after(step(asleep)).handled == 0
+
+
+def test_doubt_and_health_are_no_flaps() -> None:
+    for turn in (step(watch(samples=sent(0.7))), step(watch(HELD, held_until=NOW))):
+        assert (
+            after(turn).state in (SUSPECT, UP)
+            and after(turn).changes == 0
+            and after(turn).penalty == Penalty()
+        )
+
+
+def test_each_probe_has_its_own_number_and_its_place_in_the_window() -> None:
+    turn = step(watch(next_at=NOW), watch(family=6, next_at=NOW), watch(wan=Wan("b"), burst=Burst(2, NOW)))
+    assert [probe.id for probe in probes(turn)] == [102, 104, 106] and turn.memory.last_id == 106
+    assert after(turn).samples == (Sample(102, NOW, ONE),)
+
+
+def test_the_other_family_asks_at_once_though_it_was_not_due() -> None:
+    good = sent(*(12.0 - n for n in range(10)), rtt=0.02)
+    late, six = watch(samples=(*good, *sent(0.5, first=60)), handled=40), watch(family=6)
+    memory = Memory({w.path.key: w for w in (late, six)}, {six.path.key: NOW + 0.5}, {}, 100, NOW, True)
+    turn = links.step(memory, WOKE, Context(NOW, PLAIN, World(), "seed"))
+    assert len(probes(turn)) == 2
+
+
+def test_the_latest_of_several_late_answers_is_told() -> None:
+    good = sent(9.0, rtt=0.02)
+    late = (*good, *sent(0.8, first=20), *sent(0.7, target=TWO, first=22))
+    assert after(step(watch(samples=late, handled=10))).evidence == f"{TWO}: nothing for 700 ms"
+
+
+def test_ten_samples_are_enough_to_be_good_again() -> None:
+    assert after(step(watch(DEGRADED, samples=mixed(0, 10), handled=100))).state == HELD
+
+
+def test_a_new_metered_path_is_listened_to_and_the_gateway_is_no_target_without_one() -> None:
+    metered = Settings(wans=(Wan("eth1", device="eth1", metered=True, families=(4,)),))
+    assert "counters" in {probe.method for probe in probes(discovered(net(4), True, settings=metered))}
+    both = Settings(probing=Probing(targets4=("gateway", "192.0.2.1")))
+    assert [t.address for t in after(discovered(net(4), True, settings=both)).targets] == [
+        "gateway",
+        "192.0.2.1",
+    ]
+    direct = after(discovered(net(4, gateway=""), True, settings=both))
+    assert [t.address for t in direct.targets] == ["192.0.2.1"]

@@ -271,7 +271,7 @@ def _decide(watch: Watch, heard: Instant, context: Context, findings: list[Findi
     late = window.late_after(samples, probing)
     watch = replace(watch, samples=samples, quality=window.quality(samples, heard, late))
     burst = watch.burst
-    if burst is not None and not burst.left and heard >= burst.decide_at:
+    if burst is not None and heard >= burst.decide_at:
         if now - burst.decide_at > STALL and not burst.graced:
             watch = replace(watch, burst=replace(burst, decide_at=now + window.WAIT_MIN, graced=True))
         else:
