@@ -32,6 +32,7 @@ class Ubus:
         self._socket = root / Path(DIRECTORY).resolve().relative_to("/") / "ubus.sock"
         self._daemon: subprocess.Popen[bytes] | None = None
         self._netifd: subprocess.Popen[bytes] | None = None
+        self._box.at_end.append(self._hang_up)
         self.start()
 
     def start(self) -> None:
@@ -49,10 +50,16 @@ class Ubus:
 
     def kill(self) -> None:
         """ubusd dies, and netifd with it: it ends when its bus does."""
+        self._hang_up()
         for child in (self._netifd, self._daemon):
             if child is not None:
                 child.kill()
                 end(child)
+
+    def _hang_up(self) -> None:
+        if self._netifd is not None and self._netifd.stdin is not None:
+            with contextlib.suppress(OSError):  # what is still to be written has nobody to read it
+                self._netifd.stdin.close()
 
     def hang(self, hangs: bool) -> None:
         if self._daemon is not None:
@@ -64,7 +71,7 @@ class Ubus:
 
     def _tell(self, command: Mapping[str, Any]) -> None:
         assert self._netifd is not None and self._netifd.stdin is not None
-        with contextlib.suppress(OSError):  # it is dead: nobody hears
+        with contextlib.suppress(OSError, ValueError):  # it is dead, or hung up: nobody hears
             self._netifd.stdin.write(json.dumps(command).encode() + b"\n")
             self._netifd.stdin.flush()
 

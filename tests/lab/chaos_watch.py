@@ -37,7 +37,7 @@ MENDED_BOUND = 75.0  # holds, back-off and damping run out, detours end
 # tunnel.
 HAND_LEAK = 20
 FLOWS = 0.6  # an answer this lately
-STEADY = 0.5  # and so for this long
+STEADY = 1.2  # and so for this long: an answer from before the storm is no proof
 
 LOG_BURST, LOG_RATE = 130, 1.0  # lines, and lines a second (wgrouter/shell/log.py)
 # Descriptors above those at first: at any time (each question to a name server is one, 64 at most are under

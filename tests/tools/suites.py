@@ -71,6 +71,7 @@ COMPUTING = (  # beside the lab,
     "tests/unit/test_mutants.py",
 )
 WAITING = (  # or as part of it.
+    "tests/lab/test_chaos.py",
     "tests/lab/test_lab_plan.py",
     "tests/lab/test_lab_selftest.py",
     "tests/lab/test_wans_damping.py",
