@@ -101,6 +101,8 @@ def test_what_was_asked_is_not_asked_again_before_the_kernel_is_seen(engine: Eng
     step = engine.handle(Replied(probe.id, 0.01), 2.01)
     assert Why.WAN_UP in whys(step)
     assert not [effect for effect in step.effects if effect in rules]
+    step = engine.handle(Observed(wireguard=SEEN), 2.015)
+    assert not [effect for effect in step.effects if effect in rules], "the routing was not looked at"
     step = engine.handle(Observed(NET, SEEN), 2.02)
     assert [effect for effect in step.effects if effect in rules], "the kernel has not taken them"
 

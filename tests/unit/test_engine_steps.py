@@ -43,9 +43,11 @@ from wgrouter.core.model import (
     Net,
     PeerSeen,
     Route,
+    Rule,
 )
 from wgrouter.core.names import Wanted
 from wgrouter.core.settings import Dns, HostPort, Peer, Settings, Tunnel, Wan
+from wgrouter.core.uplink import Course
 
 NAMED = Peer("wg0", "k", "office", (HostPort("a.example"), HostPort("192.0.2.1"), HostPort("b.example")))
 SETTINGS = Settings(tunnels=(Tunnel("wg0", peers=(NAMED,)),))
@@ -56,6 +58,8 @@ SEEN = Net(
 )
 DEVICES = {"wg0": DeviceSeen("wg0", peers={"k": PeerSeen("k", Endpoint("192.0.2.1", 51820), (1, 0))})}
 SERVERS = (Nameserver("192.0.2.53"),)
+AGAIN = SetEndpoint("wg0", "k", Endpoint("192.0.2.1", 51820))
+OTHERS = (Why.NEIGHBOUR_SEEN, Why.ROUTING_YIELDED)
 WHOLE = Observed(SEEN, DEVICES, SERVERS, None, True, "")
 
 
@@ -302,3 +306,29 @@ def test_only_reresolve_asks_for_names_that_are_fresh() -> None:
     for verb, at, asked_at in (("refresh", 160.0, 101.0), ("reresolve", 170.0, 170.0)):
         engine.handle(Commanded(verb), at)
         assert last_asked() == asked_at
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_tunnel_whose_outer_packets_go_another_way_gets_its_endpoint_again_once(
+    engine: Engine, family: int
+) -> None:
+    """That clears the source address that WireGuard has kept (sticky), of the WAN that is left."""
+    engine.handle(WHOLE, 101.0)
+    engine.handle(Observed(wireguard=DEVICES), 101.5)
+    courses = {("wg0", family): Course("wan", ("eth2", "10.2.0.1"), generation=1)}
+    engine.state = replace(engine.state, uplink=replace(engine.state.uplink, courses=courses))
+    given = [
+        [effect for effect in engine.handle(Observed(wireguard=DEVICES), now).effects if effect == AGAIN]
+        for now in (102.0, 103.0, 104.0)
+    ]
+    assert given == [[AGAIN], [], []]
+
+
+def test_others_who_steer_traffic_are_told_of_once(engine: Engine) -> None:
+    pbr = Rule(4, 29999, 256, mark=0x10000, mask=0xFF0000)
+    there, gone = Observed(net=replace(SEEN, rules=(pbr,))), Observed(net=SEEN)
+    told = [
+        [finding.subject for finding in engine.handle(event, 101.0 + n).findings if finding.why in OTHERS]
+        for n, event in enumerate((there, there, gone, there))
+    ]
+    assert told == [["pbr"], [], [], ["pbr"]]

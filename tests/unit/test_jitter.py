@@ -31,6 +31,13 @@ def test_parts_do_not_run_together() -> None:
     assert len({jitter.unit(seed, part) for seed, part in product("abc", "def")}) == 9
 
 
+def test_the_numbers_stay_the_same_from_version_to_version() -> None:
+    """Else a journal that one version wrote could not be replayed by the next."""
+    assert jitter.unit("router") == 0.8408189166802913
+    assert jitter.unit("router", "wg0/office", 7) == 0.8065285123884678
+    assert jitter.spread(100.0, 0.2, "router", "wg0/office", 7) == 112.2611404955387
+
+
 def test_spread_is_as_wide_as_said() -> None:
     values = [jitter.spread(100.0, 0.25, "x", n) for n in range(1000)]
     assert 75.0 <= min(values) < 78.0 and 122.0 < max(values) <= 125.0

@@ -41,7 +41,8 @@ def test_a_state_in_mwan3s_words(state: str, status: str, online: int, offline: 
 def test_a_wan_is_online_if_it_is_so_over_any_family(states: tuple[str, str]) -> None:
     four = entry(states[0], 4, targets=[{"address": "1.1.1.1", "state": "up"}])
     six = entry(states[1], 6, carrier=False, targets=[{"address": "2606:4700::1111", "state": "down"}])
-    for entries in ((four, six), (four, {**six, "carrier": True}), ({**four, "carrier": False}, six)):
+    lit, unlit = {**six, "carrier": True}, {**four, "carrier": False}
+    for entries in ((four, six), (four, lit), (unlit, six), (unlit, lit)):
         told = only(*entries)
         assert told["status"] == "online"
         assert told["up"] is any(one["carrier"] for one in entries)

@@ -329,7 +329,7 @@ def _routed(
     Of a fresh look, or where a decision changed; else each event would ask for the same again.
     """
     decided = isinstance(event, (Observed, Configured, Commanded)) or bool(findings)
-    if state.world.net is None or not decided:
+    if not decided:
         return state
     wanted = wanted_of(state)
     outstanding = plan.plan(wanted, state.world, state.settings)
@@ -337,7 +337,7 @@ def _routed(
     asked = () if fresh else state.asked
     known = refusals.still(state.refused, outstanding)
     new = tuple(effect for effect in outstanding if effect not in asked)
-    if known and refusals.hopeless(known, new, now):
+    if refusals.hopeless(known, new, now):
         new = ()
     effects += new
     state = replace(state, asked=asked + new, refused=known)
