@@ -796,3 +796,13 @@ def test_the_import_is_light() -> None:
         "subprocess",
         "logging",
     }
+
+
+def test_a_password_in_a_brokers_address_is_not_repeated() -> None:
+    """People write mqtt://user:password@host, and a Problem goes into the log."""
+    problem, settings = only(
+        "config mqtt\n\toption enabled 1\n\tlist broker 'mqtt://office:hunter2@broker.example'\n"
+    )
+    assert settings.mqtt.brokers == ()
+    assert "hunter2" not in repr(problem)
+    assert "a user name, which has an option of its own, as the password has" in problem.message

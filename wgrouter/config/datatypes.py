@@ -337,6 +337,8 @@ def ports(text: str, limits: Limits) -> str:
 
 def broker(text: str, limits: Limits) -> str:
     """An MQTT broker as a URL: mqtt:// (port 1883) or mqtts:// (TLS, port 8883)."""
+    if "@" in text:  # not quoted: the log is read by more people than the file
+        raise Invalid("an address with a user name, which has an option of its own, as the password has")
     scheme, colon, place = text.partition("://")
     if not colon or scheme not in ("mqtt", "mqtts"):
         raise Invalid(f"{quoted(text)} is not an mqtt:// or mqtts:// address")

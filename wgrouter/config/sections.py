@@ -29,6 +29,12 @@ PAIRS = (
 Values = dict[str, Any]
 
 
+def _repeated(option: Option, text: str) -> str:
+    """The value as a Problem may repeat it: nothing where it may be a secret."""
+    secret = option.datatype == "key" or (option.datatype == "broker" and "@" in text)
+    return "" if secret else shown(text)
+
+
 class Sections:
     """The sections of a document, by type, and the Problems found in them."""
 
@@ -135,8 +141,7 @@ class Sections:
         else:
             consequence = f"taken as {option.bad}"
             values[option.name] = self._parsed(option, option.bad)
-        value = "" if option.datatype == "key" else shown(text)
-        self.say(section, option.name, message, option.accepted, consequence, value=value)
+        self.say(section, option.name, message, option.accepted, consequence, value=_repeated(option, text))
 
     def _items(self, section: Section, option: Option, words: tuple[str, ...]) -> tuple[Value, ...]:
         items: dict[Value, None] = {}
@@ -144,8 +149,8 @@ class Sections:
             try:
                 items[self._parsed(option, text.strip())] = None
             except Invalid as error:
-                consequence = "this item is left out"
-                self.say(section, option.name, str(error), option.accepted, consequence, value=shown(text))
+                consequence, value = "this item is left out", _repeated(option, text)
+                self.say(section, option.name, str(error), option.accepted, consequence, value=value)
         return tuple(items)
 
     def single(self, spec: Spec, sections: list[Section]) -> Values:
