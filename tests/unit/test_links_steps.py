@@ -656,3 +656,33 @@ def test_a_new_metered_path_is_listened_to_and_the_gateway_is_no_target_without_
     ]
     direct = after(discovered(net(4, gateway=""), True, settings=both))
     assert [t.address for t in direct.targets] == ["192.0.2.1"]
+
+
+def test_settings_before_the_first_look_begin_nothing() -> None:
+    turn = links.step(Memory(), Configured(PLAIN), Context(NOW, PLAIN, World(), "seed"))
+    assert turn.memory == Memory(heard=turn.memory.heard) and turn.effects == ()
+
+
+def test_it_wakes_for_the_first_answer_that_may_still_come() -> None:
+    answered = sent(0.15, rtt=0.02)
+    assert wake(step(watch(samples=(*answered, *sent(0.1, first=20))))) == pytest.approx(NOW + 0.1)
+    lost = (*answered, *sent(0.9, first=18), *sent(0.1, first=20))
+    assert wake(step(watch(samples=lost, handled=18))) == pytest.approx(NOW + 0.1)
+
+
+def test_a_hold_is_told_in_seconds_from_now() -> None:
+    one = watch(DOWN, samples=sent(0.1), penalty=Penalty(3.0, NOW))
+    turn = step(one, event=Replied(10, 0.02))
+    assert turn.findings[0].arguments["seconds"] == turn.findings[1].arguments["seconds"]
+    assert turn.findings[0].arguments["seconds"] == pytest.approx(after(turn).held_until - NOW, abs=0.051)
+
+
+def test_a_burst_is_one_probe_at_least() -> None:
+    none = Settings(probing=Probing(burst_count=0))
+    turn = discovered(net(4), True, settings=none)
+    assert len(probes(turn)) == 1 and after(turn).burst == Burst(0, NOW + 0.04, NOW + LATE_AT)
+
+
+def test_all_paths_are_seen_in_their_order() -> None:
+    first, second = watch(family=6), watch()
+    assert [u.path.key for u in links.view(step(first, second).memory)] == [("eth1", 6), ("eth1", 4)]
