@@ -400,6 +400,19 @@ def test_a_peer_that_always_answers_by_the_old_path_stays_there() -> None:
     assert bench.state == liveness.ALIVE
 
 
+def test_a_peer_that_calls_from_inside_its_own_tunnel_is_fetched_out() -> None:
+    """A tunnel that lost its mark for a moment carries its own packets, and WireGuard follows them in."""
+    bench = Bench()
+    bench.run(60)
+    within = Endpoint("10.0.0.1", 51820)
+    bench.seen, bench.alive = replace(bench.seen, endpoint=within), {at(1), within}
+    bench.run(5)
+    assert bench.seen.endpoint == at(1)
+    said = bench.said(Why.TUNNEL_MOVED)
+    assert said[-1][1].arguments["reason"] == "it lies inside the tunnel"
+    assert not bench.said(Why.TUNNEL_ROAMED)
+
+
 def test_the_doubt_is_never_of_not_having_looked() -> None:
     """A look just after an endpoint was set sees what was sent and not yet what came back."""
     bench = Bench()

@@ -93,6 +93,16 @@ class Rung:
     repeats: bool = False  # asked again until it says Skip
 
 
+def inside(endpoint: Endpoint, prefixes: tuple[str, ...]) -> bool:
+    """Whether it lies in a network of the tunnel itself (all of the internet is none): what is sent there
+    goes into the tunnel that it is to carry. The kernel's WireGuard refuses that (ELOOP, socket.c), others do
+    not.
+    """
+    address = ipaddress.ip_address(endpoint.address)
+    networks = (ipaddress.ip_network(prefix, strict=False) for prefix in prefixes)
+    return any(network.prefixlen > 0 and address in network for network in networks)
+
+
 @lru_cache(maxsize=1024)  # asked of every endpoint at every step
 def is_literal(host: str) -> bool:
     """Whether the host is an address and needs no DNS."""

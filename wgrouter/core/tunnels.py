@@ -24,6 +24,7 @@ from wgrouter.core.ladder import (
     Situation,
     Skip,
     candidates,
+    inside,
     names_of,
     set_endpoint,
 )
@@ -318,7 +319,8 @@ class _Round(Listening):
         current = seen.endpoint
         if any(place.endpoint == current for place in places):
             return replace(care, roamed=None) if care.roamed else care
-        if current is not None and current not in care.given and self._live(care):
+        lost = current is not None and inside(current, peer.allowed_ips)
+        if current is not None and current not in care.given and self._live(care) and not lost:
             if care.roamed != current:
                 self._say(
                     Why.TUNNEL_ROAMED,
@@ -343,6 +345,7 @@ class _Round(Listening):
             return care
         target = places[0].endpoint
         reason = "the name moved" if current is not None else "the first address known"
+        reason = "it lies inside the tunnel" if lost else reason
         self._say(Why.TUNNEL_MOVED, peer, old=str(current or "none"), new=str(target), reason=reason)
         self.effects += set_endpoint(peer, seen, target)
         care = self._begin(care, MOVE, f"set the endpoint to {target}", target, places)
