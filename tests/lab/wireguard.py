@@ -65,6 +65,8 @@ class Devices:
         if self.kind == "kernel":
             box.run("ip", "link", "add", device, "type", "wireguard")
             return None
+        # One that had to be killed leaves its socket, which would look like the new one's.
+        _socket(box, device).unlink(missing_ok=True)
         environment = {"WG_PROCESS_FOREGROUND": "1", "LOG_LEVEL": "error"}
         log = self._logs / f"{box.name}-{device}.log"
         return box.start("wireguard-go", device, log=log, env=environment)
@@ -72,10 +74,14 @@ class Devices:
     def await_device(self, box: Box, device: str, process: subprocess.Popen[bytes] | None) -> None:
         """Return when `wg` can talk to the device."""
         if process is not None:
-            # /var/run is an absolute link, which would lead out of the box's root.
-            place = Path("/var/run/wireguard").resolve()
-            socket = Path(f"/proc/{box.pid}/root{place}/{device}.sock")
+            socket = _socket(box, device)
             until(socket.exists, within=PATIENCE_SECONDS, what=f"{box.name}: wireguard-go's {socket.name}")
+
+
+def _socket(box: Box, device: str) -> Path:
+    """wireguard-go's, as it is reached from outside of the box."""
+    # /var/run is an absolute link, which would lead out of the box's root.
+    return Path(f"/proc/{box.pid}/root{Path('/var/run/wireguard').resolve()}/{device}.sock")
 
 
 def router_conf(router: Router, sites: Iterable[Site], keys: Keys, listen_port: int) -> str:
