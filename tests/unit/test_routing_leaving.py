@@ -282,3 +282,12 @@ def test_a_rule_that_is_only_like_a_neighbours_is_nobodys(rule: Rule) -> None:
     assert routing.neighbours(world(rule)) == ()
     wanted = routing.intent(world(rule), (path("a"), path("b")), {4: "a"}, STEERED)
     assert [rule.mask for rule in wanted.rules if rule.preference == 6180] == [0]
+
+
+def test_while_paths_and_their_states_stay_the_intent_does() -> None:
+    """Nine steps of ten only count a probe: nothing is computed anew for them."""
+    one = path("a")
+    measured = Uplink(replace(one.watch, turn=7, octets=900, since=5.0))
+    assert routing.basis((one,)) == routing.basis((measured,))
+    for other in (path("a", state="down"), path("a", gateway="gw9"), path("b")):
+        assert routing.basis((one,)) != routing.basis((other,))
