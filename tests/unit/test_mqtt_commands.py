@@ -305,6 +305,26 @@ def test_a_flood_is_answered_no_more_than_so_often() -> None:
     assert desk.give(command()) is not None
 
 
+def test_the_answers_that_are_kept_are_bounded() -> None:
+    """A status has 200 KiB with 250 peers: 256 of those would be all the memory of a small router."""
+    desk = Desk()
+    answers = {}
+    for number, size in enumerate((100_000, 100_000, 50_000, 100_000)):
+        sent = command(id=f"id{number}")
+        judged = desk.courier.desk.judge(TOPICS.command("report"), json.dumps(sent).encode(), NOW)
+        assert isinstance(judged, Request)
+        answers[number] = bytes([number]) * size
+        desk.courier.desk.answered(judged, answers[number])
+    for number in (1, 2, 3):
+        again = json.dumps(command(id=f"id{number}")).encode()
+        known = desk.courier.desk.judge(TOPICS.command("report"), again, NOW)
+        assert isinstance(known, commands.Answered) and known.response == answers[number]
+    again = json.dumps(command(id="id0")).encode()
+    with pytest.raises(Refusal, match="the answer is no longer kept") as caught:
+        desk.courier.desk.judge(TOPICS.command("report"), again, NOW)
+    assert caught.value.code == "replayed"
+
+
 def test_what_is_remembered_is_bounded() -> None:
     desk = Desk()
     for number in range(REMEMBERED_MAX):

@@ -20,9 +20,11 @@ from wgrouter.mqtt.topics import Topics
 SIZE_MAX = 16 << 10  # bytes of a command
 LIFE_MAX: Seconds = 600.0  # `expires` lies no further ahead: so long an answer is remembered
 REMEMBERED_MAX = 256
+KEPT_MAX = 256 << 10  # bytes of answers; a status of 250 peers has 200 KiB, and anybody may ask for many
 ID_MAX = 64
 RATE, RATE_OVER = 30, 10.0  # commands looked at in so many seconds; more get no answer
 TOPIC_MAX = 256
+GONE = b""  # in place of an answer
 
 # verb → argument → types, and whether it must be there.
 VERBS: Mapping[str, Mapping[str, tuple[tuple[type, ...], bool]]] = {
@@ -131,6 +133,8 @@ class Desk:
         if known is not None:
             if known.digest != digest:
                 raise Refusal("replayed", "this id was used for another command", id)
+            if known.response == GONE:
+                raise Refusal("replayed", "this was answered before, and the answer is no longer kept", id)
             return Answered(request, known.response)
         if len(self._known) >= REMEMBERED_MAX:
             raise Refusal("busy", f"{REMEMBERED_MAX} commands are remembered, and none has expired", id)
@@ -138,9 +142,14 @@ class Desk:
         return request
 
     def answered(self, request: Request, response: bytes) -> None:
-        """Keep the answer for a second copy of the command."""
+        """Keep the answer for a second copy of the command, and of earlier ones as many as there is room for."""
         if request.id in self._known:
             self._known[request.id].response = response
+        kept = 0
+        for known in reversed(self._known.values()):
+            kept += len(known.response or GONE)
+            if kept > KEPT_MAX and known.response is not None:
+                known.response = GONE
 
     def _verified(self, topic: str, payload: bytes) -> bytes:
         """The text of the command. Where signatures are asked for it comes in an envelope."""
