@@ -142,7 +142,7 @@ class Desk:
         return request
 
     def answered(self, request: Request, response: bytes) -> None:
-        """Keep the answer for a second copy of the command, and of earlier ones as many as there is room for."""
+        """Keep the answer for a second copy of the command, and earlier ones as far as there is room."""
         if request.id in self._known:
             self._known[request.id].response = response
         kept = 0
