@@ -69,8 +69,10 @@ KEYS: Mapping[str, Key] = {
         # ---- reporting over MQTT: two WANs, four peers
         Key("failover_event_at_subscriber_ms", "reporting", "cable cut: the event is at a subscriber", 2000),
         Key("heartbeat_bytes", "reporting", "the payload of a heartbeat", 1536),
-        Key("rss_with_mqtt_mib", "reporting", "resident memory with a broker, the router's library set"),
-        Key("rss_with_mqtt_newest_mib", "reporting", "the same, the newest libraries"),
+        Key("rss_with_mqtt_mib", "reporting", "resident memory with a broker, the router's library set", 32),
+        Key("rss_with_mqtt_newest_mib", "reporting", "the same, the newest libraries", 32),
+        Key("pss_with_mqtt_mib", "reporting", "the same, pages shared with others divided among them"),
+        Key("pss_with_mqtt_newest_mib", "reporting", "the same, the newest libraries"),
         Key("probe_late_broker_ms", "reporting", "how late a probe was at most, the broker in trouble", 50),
         # ---- at rest: two WANs, four peers
         Key("rss_mib", "rest", "resident memory, the router's library set", 28),
@@ -82,6 +84,7 @@ KEYS: Mapping[str, Key] = {
         Key("cpu_at_rest_both_families_percent", "rest", "of one core, by default: IPv4 and IPv6 probed"),
         Key("probes_per_second_steady", "rest", "probes sent, per WAN and address family", 2),
         Key("start_to_first_decision_s", "start", "from exec to the choice of an uplink", 0.7),
+        Key("start_cpu_s", "start", "of that the time on a CPU, whatever else the machine does"),
         # ---- parts
         Key("engine_step_us", "core", "one step of the core, of a recorded quiet half minute"),
         Key("snapshot_ms", "kernel", "a look at links, addresses, routes and rules"),
