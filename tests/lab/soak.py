@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -145,9 +145,13 @@ def soak(which: str, rest: float, faults: float, warm: float) -> int:
         flows_lan = lab.connects("client", "web", hertz=5)
         until(lambda: all(flow.flowing(1.0) for flow in flows), within=30, what="traffic")
         found: dict[str, Any] = {"set": which}
-        found["rest"] = compare(watch(agent.pid, rest * 60, lambda: None), warm * 60)
         act = Faults(trouble)
-        found["faults"] = compare(watch(agent.pid, faults * 60, act), warm * 60)
+        at_rest = watch(agent.pid, rest * 60, lambda: None)
+        in_trouble = watch(agent.pid, faults * 60, act)
+        PLACE.mkdir(parents=True, exist_ok=True)
+        series = [astuple(sample) for sample in (*at_rest, *in_trouble)]
+        (PLACE / f"{which}.series.json").write_text(json.dumps(series))
+        found["rest"], found["faults"] = compare(at_rest, warm * 60), compare(in_trouble, warm * 60)
         found["faults"]["count"] = act.count
         trouble.mend()
         until(lambda: all(flow.flowing(1.0) for flow in flows), within=75, what="traffic in the end")
