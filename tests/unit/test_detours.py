@@ -11,7 +11,7 @@ from wgrouter.core import detours, ranges, routing
 from wgrouter.core.care import Detour, TunnelMemory
 from wgrouter.core.link_watch import Uplink, Watch
 from wgrouter.core.messages import AddRoute, AddRule
-from wgrouter.core.model import NEVER, RT_TABLE_MAIN, DeviceSeen, Hop, Link, Net, Route, World
+from wgrouter.core.model import RT_TABLE_MAIN, DeviceSeen, Hop, Link, Net, Route, World
 from wgrouter.core.plan import plan
 from wgrouter.core.settings import HostPort, Ladder, Peer, Routing, Settings, Tunnel, Wan
 from wgrouter.core.wans import Path
@@ -194,15 +194,16 @@ def test_when_one_ends(
 
 
 def test_who_gives_up_takes_no_proven_one_away() -> None:
-    for detour, left in ((UNPROVEN, {}), (PROVEN, {"wg0": PROVEN}), (replace(OVER, until=NEVER), None)):
+    for detour, kept in ((UNPROVEN, False), (PROVEN, True), (OVER, True)):
+        left = {"wg0": detour} if kept else {}
         found = {"wg0": detour}
         detours.given_up(found, "wg0")
-        assert found == ({"wg0": detour} if left is None else left)
+        assert found == left
         found = {"wg0": detour}
         detours.unproven(found, frozenset({"wg0"}))
         assert found == {"wg0": detour}
         detours.unproven(found, frozenset({"wg1"}))
-        assert found == ({"wg0": detour} if left is None else left)
+        assert found == left
     detours.given_up({}, "wg0")
 
 

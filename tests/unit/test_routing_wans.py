@@ -282,7 +282,9 @@ def test_the_kernels_route_comes_before_netifds_word_and_of_netifd_only_what_is_
         known = {interface.name: interface for interface in interfaces}
         seen = world(*routes, links=(Link(3, "eth1"),), interfaces=known)
         settings = Settings(wans=(Wan("a", device="eth1", families=(4,)),))
-        return wans.discover(seen, settings, {})[0].gateway
+        [path] = wans.discover(seen, settings, {})
+        assert path.metric == (10 if path.gateway == "10.0.0.1" else 0)
+        return path.gateway
 
     up = Interface("wan", "eth1", True, gateways=("fe80::1", "10.0.0.8", "10.0.0.9"))
     assert gateway(up) == "10.0.0.8"

@@ -73,7 +73,7 @@ def silent(detours: Detours, peer: Peer, now: Instant) -> tuple[bool, list[Findi
     and then that is the first remedy (True).
     """
     detour = detours.get(peer.device)
-    if detour is None or (detour.wan and detour.until == NEVER):
+    if detour is None or detour.until == NEVER:
         return False, []
     if not detour.wan:
         return True, []
@@ -110,7 +110,7 @@ def due(detours: Detours, ways: Ways, now: Instant) -> list[Finding]:
 def given_up(detours: Detours, device: str) -> None:
     """Who tried it heard nothing. It may be over already (its WAN went), or proven by another peer."""
     detour = detours.get(device)
-    if detour is not None and detour.wan and detour.until == NEVER:
+    if detour is not None and detour.until == NEVER:
         del detours[device]
 
 

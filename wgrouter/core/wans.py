@@ -74,9 +74,7 @@ def discover(
     else:
         found = _holders(world, world.net, settings, called or {})
     numbers = _numbers(found, world.net, settings, known)
-    return tuple(
-        _path(world.net, world.interfaces or {}, candidate, numbers[candidate.wan]) for candidate in found
-    )
+    return tuple(_path(world.net, candidate, numbers[candidate.wan]) for candidate in found)
 
 
 def foreign_default(world: World, paths: Iterable[Path], family: int) -> str:
@@ -165,7 +163,7 @@ def _holders(world: World, net: Net, settings: Settings, called: Mapping[str, st
     return list(found.values())
 
 
-def _path(net: Net, interfaces: Mapping[str, Interface], candidate: _Candidate, index: int) -> Path:
+def _path(net: Net, candidate: _Candidate, index: int) -> Path:
     link = net.links.get(candidate.device)
     carrier = link is not None and link.up and link.carrier
     hop = _hop(candidate.route, candidate.device)
