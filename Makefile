@@ -1,6 +1,5 @@
-# The user interface of this repository: `make help`. CI calls `make check` and `make test` and nothing else
-# (.ci/run). Whatever can be made again lives under build/. Every target does the set-up it needs, and does it
-# once.
+# The user interface of this repository: `make help`. CI calls some of its targets and nothing else (.ci/run).
+# Whatever can be made again lives under build/. Every target does the set-up it needs, and does it once.
 
 SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules
@@ -45,7 +44,7 @@ build/kernel/.complete: tests/vm/kernel.sh | build/stamps/apt-vm
 
 # ---- checks and tests ---------------------------------------------------------------------------------------
 
-.PHONY: check test lab vm vm-lab vm-bench bench demo chaos soak ipk mutants format clean
+.PHONY: check test lab vm vm-lab vm-bench bench demo homeassistant chaos soak ipk mutants format clean
 check: setup ## style, types, architecture, generated files, language level, shell scripts (seconds)
 	@$(NEWEST)/bin/python -m tests.tools.check
 
@@ -78,6 +77,9 @@ soak: setup ## does anything grow? 30 minutes in the lab (ARGS='--days 30': a mo
 
 ipk: ## build the package for opkg under build/
 	@python=$$(sh tests/tools/python.sh) && $$python package/build_ipk.py
+
+homeassistant: setup ## Home Assistant itself finds, shows and commands a router (needs Python 3.13)
+	@sh tests/tools/homeassistant.sh
 
 mutants: setup ## change wgrouter/core here and there and see whether the tests notice: make mutants ARGS=--all
 	$(NEWEST)/bin/python -m tests.tools.mutants $(ARGS)

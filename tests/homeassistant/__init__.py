@@ -1,0 +1,1 @@
+"""Home Assistant itself, with its MQTT integration, and a mosquitto: `make homeassistant`."""
