@@ -686,3 +686,12 @@ def test_a_burst_is_one_probe_at_least() -> None:
 def test_all_paths_are_seen_in_their_order() -> None:
     first, second = watch(family=6), watch()
     assert [u.path.key for u in links.view(step(first, second).memory)] == [("eth1", 6), ("eth1", 4)]
+
+
+def test_what_a_path_begins_with() -> None:
+    """The defaults of what is remembered: nothing proven, nothing counted, and the agent has just started."""
+    turn = links.step(Memory(), Observed(net=net(4)), Context(NOW, PLAIN, World(net=net(4)), "seed"))
+    one = after(turn)
+    assert (one.state, one.proven, one.changes, one.octets) == (UNPROVEN, False, 0, 88)
+    assert [probe.id for probe in probes(turn)] == [2]
+    assert one.burst == Burst(5, NOW + 0.04, NEVER, False)
