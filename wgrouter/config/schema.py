@@ -319,7 +319,7 @@ MQTT = Section(
         Option("broker", "broker", "", "Brokers in order of preference: the next one is tried when one does "
                "not take us.", many=True, field="brokers", example="mqtts://broker.example.net:8883"),
         Option("prefix", "topic", "wgrouter", "The beginning of every topic."),
-        Option("id", "topic", "", "This router in topics. Without it the lowest MAC address of its hardware, "
+        Option("id", "topic", "", "This router in topics. Without it a MAC address of its hardware, "
                "which stays the same when it is flashed anew.", example="office"),
         Option("username", "text", "", "User name at the broker.", example="office"),
         Option("password_file", "path", "", "File with the password alone. Only root may be able to read it.",
