@@ -222,3 +222,12 @@ def test_an_answer_that_has_waited_for_the_neighbour_does_not_count() -> None:
 )
 def test_what_a_probe_costs(method: str, four: int, six: int) -> None:
     assert (window.cost(method, 4), window.cost(method, 6)) == (four, six)
+
+
+def test_each_target_is_judged_by_its_own_misses() -> None:
+    later = tuple(Sample(2 * n, NOW - 9.0 + n, "aaabbbb"[n], 0.02 if n == 3 else None) for n in range(7))
+    assert window.silent(later, NOW, 0.2) == {"a"}, (
+        "b answered since; what it missed after that is the link's"
+    )
+    awaited = (*later[:4], *(Sample(20 + n, NOW - 0.1, "a") for n in range(3)))
+    assert window.silent(awaited, NOW, 0.2) == {"a"}

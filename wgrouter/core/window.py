@@ -130,7 +130,6 @@ def _streaks(samples: Sequence[Sample], now: Instant, late: Seconds) -> dict[str
             continue
         if sample.rtt is not None:
             ended.add(sample.target)
-            streaks.setdefault(sample.target, 0)
         elif missing(sample, now, late):
             streaks[sample.target] = streaks.get(sample.target, 0) + 1
     return streaks
@@ -141,7 +140,7 @@ def silent(
 ) -> frozenset[str]:
     """Targets that miss `limit` answers in a row although another one answered since the first of these."""
     streaks = _streaks(samples, now, late)
-    if all(streak == 0 for streak in streaks.values()):
+    if not streaks:
         return frozenset()
     newest = max((sample.sent for sample in samples if sample.rtt is not None), default=None)
     if newest is None:
