@@ -20,10 +20,15 @@ from tests.lab.reporting import CERTIFICATE, PLAIN, TLS, Witness, configuration,
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(180), pytest.mark.usefixtures("as_it_was")]
 
-# Seconds by which a probe may come too late here, where other tests run beside this one. `make bench`
-# measures it on a quiet machine: probe_late_broker_ms, 50 at most.
-LATE_MAX = 0.7
+# Seconds by which a probe may come too late, beside those for which other processes had the CPU that ours was
+# ready to use: other tests run at the same time.
+LATE_MAX = 0.05
 WATCHED = 6.0  # seconds that the trouble goes on
+
+
+def kept_waiting(pid: int) -> float:
+    """Seconds for which the kernel had the agent's loop wait for a CPU (sched-stats.rst: run_delay)."""
+    return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[1]) / 1e9
 
 
 @contextlib.contextmanager
@@ -132,15 +137,19 @@ def test_the_reason_is_told_and_no_probe_is_late(lab: Lab, fault: str, version: 
         else:
             lab.broker.use_certificate(fault)  # type: ignore[arg-type]
         agent = lab.router.start_agent(config, arguments=("--journal", str(journal)))
+        until(lambda: agent.output().count("[wan.up]") >= 4, within=20, what="usable WANs")
+        begun, before = time.monotonic(), kept_waiting(agent.pid)
         until(lambda: "[broker." in agent.output(), within=25, what="the reason")
-        begun = time.monotonic()
         time.sleep(WATCHED)
-        late = lateness(journal, begun, WATCHED)
+        late, waited = lateness(journal, begun, WATCHED), kept_waiting(agent.pid) - before
         told = next(line for line in agent.output().splitlines() if "[broker." in line)
-        print(f"{fault}, {version}: probes late by at most {1000 * late:.0f} ms; {told}")
+        print(
+            f"{fault}, {version}: probes late by at most {1000 * late:.0f} ms, {1000 * waited:.0f} ms in all "
+            f"without a CPU; {told}"
+        )
         assert reason in told
         assert reporting(agent)["state"] != "up"
-        assert late <= LATE_MAX
+        assert late - waited <= LATE_MAX
         assert agent.running
 
 
