@@ -12,7 +12,7 @@ address, and may move.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .topology import BROKER, TARGETS, WEB, WELL_KNOWN, Isp, Router, Site, Topology
+from .topology import BROKER, TARGETS, WEB, WELL_KNOWN, WG_PORT, Isp, Router, Site, Topology
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,8 @@ def _router(router: Router, uplinks: tuple[Isp, ...]) -> Namespace:
     inbound = f"udp dport {router.listen_port} accept" if router.inbound else ""
     # fw4 in small: zones lan (and the tunnels with it) and wan; wan is masqueraded, IPv6 too, drops what
     # nobody asked for, and lets ICMP in. `option masq6 1` is how a LAN with two IPv6 providers is usually
-    # run.
+    # run. eloop: no outer packet goes into the tunnel, which the kernel's WireGuard sees to (send4 in its
+    # socket.c), and wireguard-go does not.
     fw4 = f"""
         table inet fw4 {{
             chain input {{
@@ -172,6 +173,10 @@ def _router(router: Router, uplinks: tuple[Isp, ...]) -> Namespace:
             chain srcnat {{
                 type nat hook postrouting priority srcnat;
                 oifname {{ {wan} }} masquerade
+            }}
+            chain eloop {{
+                type filter hook output priority filter;
+                oifname "wg*" udp dport {WG_PORT} drop
             }}
         }}"""
     return Namespace(router.name, tuple(lines), fw4 if uplinks else "", forwards=True)
@@ -203,6 +208,10 @@ def _site(site: Site) -> Namespace:
             chain postrouting {{
                 type nat hook postrouting priority srcnat;
                 iifname "wg*" oifname "net" masquerade
+            }}
+            chain eloop {{
+                type filter hook output priority filter;
+                oifname "wg*" udp sport {site.port} drop
             }}
         }}"""
     return _stub(site.name, site.home_a, rules, forwards=True)

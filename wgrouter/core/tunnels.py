@@ -341,12 +341,12 @@ class _Round(Listening):
                 return care
             self.followed.add(peer.id)
             return replace(care, resume_at=self.now, rung=RUNG_INDEX["endpoint"], tried=(), followed=named)
-        if care.step is not None or self.now < care.resume_at:
+        again = lost and bool(care.attempts) and self.now - care.attempts[-1].at < liveness.SILENCE
+        if care.step is not None or self.now < care.resume_at or again:
             return care
         target = places[0].endpoint
-        reason = "the name moved" if current is not None else "the first address known"
-        reason = "it lies inside the tunnel" if lost else reason
-        self._say(Why.TUNNEL_MOVED, peer, old=str(current or "none"), new=str(target), reason=reason)
+        why = "it lies in the tunnel" if lost else "the name moved" if current else "the first address known"
+        self._say(Why.TUNNEL_MOVED, peer, old=str(current or "none"), new=str(target), reason=why)
         self.effects += set_endpoint(peer, seen, target)
         care = self._begin(care, MOVE, f"set the endpoint to {target}", target, places)
         return self._nudge(peer, care)
