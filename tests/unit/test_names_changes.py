@@ -19,9 +19,9 @@ from tests.unit.made_up_dns import (
     zone,
 )
 from wgrouter.core import names
-from wgrouter.core.messages import Ask, Event, Woke
+from wgrouter.core.messages import Ask, Event, Record, Woke
 from wgrouter.core.model import NEVER, Nameserver
-from wgrouter.core.name_rounds import ASKS_MAX
+from wgrouter.core.name_rounds import ASKS_MAX, TASKS_MAX
 from wgrouter.core.names import Status, Wanted
 from wgrouter.core.settings import Dns
 
@@ -303,7 +303,47 @@ def test_a_lie_after_an_honest_answer_is_said_again() -> None:
     assert r.codes().count("name.lie") == 2
 
 
+def test_two_opinions_are_enough_to_give_up_a_service_record() -> None:
+    whole = zone({**SERVICE, **ONE})
+    r = Resolver(dict.fromkeys((FIRST, SECOND, THIRD), whole), [Wanted(HOST, ("A",), srv=True)])
+    r.settle()
+    r.servers |= {FIRST: GOOD, SECOND: GOOD}
+    r.next_round(srv=True)
+    assert (r.look_up(srv=True).endpoints, r.look_up(srv=True).addresses) == ((), ("192.0.2.10",))
+    assert r.asked(THIRD) == 0
+
+
 # ---- when
+
+
+def test_a_new_server_is_asked_at_once_in_the_middle_of_a_round() -> None:
+    r = Resolver({FIRST: DEAD})
+    r.run(0.2)
+    r.servers[SECOND] = GOOD
+    r.use(FIRST, SECOND)
+    assert r.settle() < 0.1
+    assert r.look_up().server == "192.0.2.2"
+
+
+def test_another_network_asks_again_only_what_is_not_answered() -> None:
+    r = Resolver({FIRST: lambda ask: SILENT if ask.type == "AAAA" else GOOD(ask)}, [DUAL])
+    r.run(0.2)
+    r.network_changed()
+    assert [ask.type for _, ask in r.asks] == ["A", "AAAA", "AAAA"]
+
+
+def test_so_many_questions_at_once_and_no_more() -> None:
+    wanted = [Wanted(f"p{n}.example.net") for n in range(100)]
+    slow = Reply(delay=0.2)
+    r = Resolver(
+        {FIRST: lambda ask: replace(slow, records=(Record(ask.name, "A", 60, "192.0.2.10"),))}, wanted
+    )
+    most = 0
+    for _ in range(20):
+        r.run(0.05)
+        tasks = [task for entry in r.memory.entries.values() for task in entry.tasks if not task.done]
+        most = max(most, len(tasks))
+    assert most == TASKS_MAX
 
 
 def test_an_address_told_before_the_other_type_wakes_nobody_again() -> None:
@@ -331,3 +371,19 @@ def test_servers_that_vanish_are_missed_when_a_name_is_due() -> None:
     assert r.said[1:] == []
     r.run(0.2)
     assert r.codes()[1:] == ["name.no-server"]
+
+
+def test_the_shorter_of_two_negative_answers_counts() -> None:
+    r = Resolver({FIRST: lambda ask: Reply(negative_ttl=30 if ask.type == "A" else 120)}, [DUAL])
+    r.settle()
+    assert r.next_round() == pytest.approx(30.0, abs=0.02)
+
+
+def test_a_former_address_that_is_back_is_not_former() -> None:
+    r = Resolver({FIRST: GOOD}, [DUAL])
+    r.settle()
+    for records, former in (({f"{HOST} AAAA": ["2001:db8::10"]}, ("192.0.2.10",)), (BOTH, ())):
+        r.servers[FIRST] = zone(records)
+        r.next_round()
+        assert r.look_up().former == former
+    assert r.look_up().addresses == ("192.0.2.10", "2001:db8::10")

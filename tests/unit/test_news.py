@@ -75,6 +75,8 @@ def test_failover_and_failback() -> None:
     memory, effects = told(memory, choices={4: choice("a"), 6: choice("a")}, findings=(back(6), back(4)))
     assert [effect.environment["ACTION"] for effect in effects] == ["failback"]
     assert effects[0].environment["INTERFACE"] == "a"  # nobody knows a better name
+    other = Finding(Why.UPLINK_FAILOVER, "b", {"family": 4})
+    assert told(memory, choices={4: choice("b")}, findings=(other,))[1][0].environment["ACTION"] == "failover"
     _, effects = told(memory, choices={4: choice("b"), 6: choice("b")}, findings=(back(4),))
     assert [(e.environment["ACTION"], e.environment["FAMILY"]) for e in effects] == [
         ("failback", "ipv4"),

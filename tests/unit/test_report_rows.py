@@ -156,6 +156,9 @@ def test_targets() -> None:
             "loss_percent": None,
         },
     ]
+    poor = tuple(Sample(n, 980.0 + n, "1.1.1.1", 0.5 if n < 3 else None) for n in range(5))
+    [told] = row(Uplink(replace(path("a").watch, targets=targets[:1], samples=poor)))["targets"]
+    assert (told["latency_ms"], told["loss_percent"]) == (500.0, 40.0)
     lost = Uplink(replace(path("a").watch, targets=targets[:1], samples=samples[1:2]))
     assert row(lost)["targets"] == [
         {"address": "1.1.1.1", "method": "icmp", "state": "down", "latency_ms": None, "loss_percent": 100.0}
@@ -231,6 +234,10 @@ def test_a_peer_without_an_endpoint_has_none() -> None:
     assert report.status(state, NOW, "1", 0.0, "/")["tunnels"][0]["peers"][0]["endpoint"] is None
 
 
+def told_next(resolver: Resolver) -> float:
+    return resolver.look_up().next_at
+
+
 def test_names() -> None:
     r = Resolver({FIRST: GOOD}, [])
     twice = replace(PEER, public_key="KEY2", label="again")
@@ -247,6 +254,8 @@ def test_names() -> None:
     }
     assert 60 <= told["next_in_s"] <= 61
     assert (gone["name"], gone["status"], gone["addresses"]) == ("gone.example", "missing", [])
+    soon = report.status(state, told_next(r) - 3.14159, "1", 0.0, "/")["names"][0]
+    assert soon["next_in_s"] == 3.1
     late = report.status(state, r.now + 90, "1", 0.0, "/")["names"][0]
     assert (late["status"], late["next_in_s"]) == ("stale", 0.0)
     unknown = replace(state, names=Resolver({}, []).memory)

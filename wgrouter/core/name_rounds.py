@@ -312,7 +312,7 @@ class Draft:
             self._put(key, index, replace(task, verdict=verdict, done=True))
         else:
             self.entries[key] = entry
-            self._heard(key, index, task, replace(verdict, status=Status.LIE, ttl=0.0))
+            self._heard(key, index, task, replace(verdict, status=Status.LIE))
 
     def _heard(self, key: str, index: int, task: Task, verdict: Verdict) -> None:
         """Not what was wanted: keep the answer that says most, ask the next server if that is worth it."""
