@@ -5,6 +5,7 @@ The lab talks to WireGuard with `wg` alone, a witness that shares no code with t
 """
 
 import functools
+import socket
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -74,14 +75,22 @@ class Devices:
     def await_device(self, box: Box, device: str, process: subprocess.Popen[bytes] | None) -> None:
         """Return when `wg` can talk to the device."""
         if process is not None:
-            socket = _socket(box, device)
-            until(socket.exists, within=PATIENCE_SECONDS, what=f"{box.name}: wireguard-go's {socket.name}")
+            place = _socket(box, device)
+            until(
+                lambda: _listens(place), within=PATIENCE_SECONDS, what=f"{box.name}: {place.name} to answer"
+            )
 
 
 def _socket(box: Box, device: str) -> Path:
     """wireguard-go's, as it is reached from outside of the box."""
     # /var/run is an absolute link, which would lead out of the box's root.
     return Path(f"/proc/{box.pid}/root{Path('/var/run/wireguard').resolve()}/{device}.sock")
+
+
+def _listens(place: Path) -> bool:
+    """It is there a moment before it listens; `wg` would take it for a dead one's then, and remove it."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(place)) == 0
 
 
 def router_conf(router: Router, sites: Iterable[Site], keys: Keys, listen_port: int) -> str:
