@@ -13,6 +13,7 @@ stopped  nothing of ours is left in the kernel.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -234,7 +235,7 @@ class Watch:
             return "an old way is still closed"
         if not self.first_fds:
             return ""
-        if there != self.first_ours:
+        if _unnumbered(there) != _unnumbered(self.first_ours):
             more, less = set(there) - set(self.first_ours), set(self.first_ours) - set(there)
             return f"in the kernel, more than at first: {sorted(more)}; missing: {sorted(less)}"
         place = Path(f"/proc/{self.trouble.agent.pid}")
@@ -257,6 +258,11 @@ class Watch:
             **self.most,
             "first_fds": self.first_fds,
         }
+
+
+def _unnumbered(lines: list[str]) -> list[str]:
+    """Without the numbers of tables and marks: WANs that are found are numbered as they come."""
+    return sorted(re.sub(r"\b(60|61)\d\d:|\b74\d\d\b|0x[0-9a-f/x]+", "#", line) for line in lines)
 
 
 def _spread(values: list[float]) -> str:
