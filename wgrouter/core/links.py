@@ -351,7 +351,7 @@ def _fire(watch: Watch, signal: str, evidence: str, context: Context, findings: 
     if state == UP and old == SUSPECT:
         return watch
     if state == OFF:
-        watch = replace(watch, burst=None, samples=())
+        watch = replace(watch, burst=None, samples=(), quality=window.Quality())  # of a line that is no more
         if watch.path.carrier:
             findings.append(Finding(Why.WAN_GONE, subject, {"family": family, "reason": evidence}))
         else:
