@@ -392,8 +392,9 @@ class Draft:
         gone = {task.key for task in leaves if task.verdict.status in NEGATIVE}
         kept = {task.key for task in leaves} - gone
         lost = tuple(sorted(address for key in gone for address in entry.good.get(key, ())))
-        former = tuple(address for address in entry.name.former if address not in entry.name.addresses)
         good = {key: addresses for key, addresses in entry.good.items() if key in kept}
+        present = {address for addresses in good.values() for address in addresses}
+        former = tuple(address for address in entry.name.former if address not in present)
         return replace(entry, good=good, name=replace(entry.name, former=lost or former))
 
     # ------------------------------------------------------------ what to say
