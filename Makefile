@@ -60,7 +60,7 @@ vm: setup-vm ## the tests that need the kernel's WireGuard, on Debian's kernel i
 vm-lab: setup-vm ## the whole lab in there, with the kernel's WireGuard (ARGS=tests/lab/test_agent.py: a part)
 	@$(NEWEST)/bin/python -m tests.vm --lab $(ARGS)
 
-vm-bench: setup-vm ## failover and names measured in there, beside what else there is (build/vm/bench.json)
+vm-bench: setup-vm ## failover and names measured in there, beside what else there is (build/vm/bench/bench.json)
 	@$(NEWEST)/bin/python -m tests.vm --bench $(ARGS)
 
 bench: setup ## measure; writes build/bench.json (ARGS=--quick: three minutes, ARGS=failover: one group)

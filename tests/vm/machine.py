@@ -4,8 +4,10 @@ No KVM, ever: it is absent on many CI machines, and on some it is there and hang
 guest sees the host's root directory over 9p, so it runs the same virtual environments without a copy.
 """
 
+import contextlib
 import fcntl
 import lzma
+import os
 import re
 import shutil
 import stat
@@ -47,10 +49,13 @@ class VmError(Exception):
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a job ended: exit status of its script, and seconds from qemu's start to its end."""
+    """How a job ended: exit status of its script, seconds from qemu's start to its end, and of the host's
+    processor in them.
+    """
 
     status: int
     seconds: float
+    cpu_seconds: float
 
 
 def module_files(release: str) -> list[Path]:
@@ -113,68 +118,83 @@ def initial_ram_disk(release: str, job: str) -> bytes:
     return b"".join([*parts, newc("TRAILER!!!", 0)])
 
 
-# In a steady machine each instruction takes 2^STEADY nanoseconds of its time: 500 million a second, about as
-# many as a router's core of 700 MHz.
-STEADY = 1
+# In a steady machine each instruction takes 2^SHIFT nanoseconds of its time: a thousand million a second,
+# about as many as a core of a good router executes.
+SHIFT = 0
 
 
-def qemu(ramdisk: Path, *, steady: bool = False) -> list[str]:
-    """The command that runs the machine; a steady one has one processor, always of the same speed."""
+def qemu(ramdisk: Path, out: Path, *, steady: bool) -> list[str]:
+    """The command that runs the machine. The time of a steady one goes by the instructions that it executes,
+    and by the host's clock where it waits (-icount): a busy host makes it take longer and changes nothing
+    else. That works with one processor only; else there are two, which the host's load slows down.
+    """
 
     def share(tag: str, path: Path, more: str) -> list[str]:
         # multidevs=remap: the root directory may span several file systems, whose inode numbers collide.
         local = f"local,id={tag},path={path},security_model=none,multidevs=remap{more}"
         return ["-fsdev", local, "-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
 
-    usual = ("-accel", "tcg,thread=multi", "-smp", "2")
-    counted = ("-accel", "tcg,thread=single", "-smp", "1", "-icount", f"shift={STEADY},sleep=on")
+    one = ("-accel", "tcg,thread=single", "-smp", "1", "-icount", f"shift={SHIFT},sleep=on")
+    two = ("-accel", "tcg,thread=multi", "-smp", "2")
     return [
         "qemu-system-x86_64",
-        *("-M", "q35,usb=off,vmport=off,hpet=off", "-cpu", CPU, *(counted if steady else usual)),
+        *("-M", "q35,usb=off,vmport=off,hpet=off", "-cpu", CPU, *(one if steady else two)),
         *("-m", "1G", "-nodefaults", "-no-user-config", "-no-reboot"),
         *("-display", "none", "-serial", "stdio", "-monitor", "none", "-device", "virtio-rng-pci"),
         *("-kernel", str(KERNEL / "vmlinuz"), "-initrd", str(ramdisk), "-append", COMMAND_LINE),
         *share("root", Path("/"), ",readonly=on"),
-        *share("out", OUT, ""),
+        *share("out", out, ""),
     ]
 
 
-def run(job: str, limit_s: float, *, steady: bool = False) -> Verdict:
-    """Run a shell script, from the repository, in a new machine; pass its output through as it comes.
-
-    The script finds /run/out writable, which is build/vm here. Raises VmError if there is no verdict: the
-    machine did not start, crashed, or was stopped after `limit_s` seconds. Two in one tree take turns.
-
-    `steady`: time in the machine goes by the instructions that it executes, and by the host's clock where it
-    waits (qemu's -icount). So a busy host makes it take longer and changes nothing else, for twice the
-    processor's time: for measuring.
-    """
-    release = (KERNEL / "release").read_text().strip()
+@contextlib.contextmanager
+def turn() -> Iterator[None]:
+    """One user of build/vm at a time: who comes later waits."""
     OUT.mkdir(parents=True, exist_ok=True)
     with (OUT / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return _run(release, job, limit_s, steady)
+        yield
+
+
+running: set[subprocess.Popen[bytes]] = set()
+
+
+def stop_all() -> None:
+    """End the machines that run."""
+    for machine in list(running):
+        machine.kill()
 
 
 SILENT_S = 240.0  # a machine without a word by then hangs in the emulation: seen once in dozens of boots
 
 
-def _run(release: str, job: str, limit_s: float, steady: bool, again: bool = True) -> Verdict:
-    verdict = OUT / "exit"
+def run(
+    job: str, limit_s: float, out: Path, *, steady: bool, shown: bool = True, again: bool = True
+) -> Verdict:
+    """Run a shell script, from the repository, in a new machine; if `shown`, pass its output through as it
+    comes. It is in console.log, too.
+
+    The script finds the directory `out` writable, as /run/out. Raises VmError if there is no verdict: the
+    machine did not start, crashed, or was stopped after `limit_s` seconds of the host's.
+    """
+    release = (KERNEL / "release").read_text().strip()
+    out.mkdir(parents=True, exist_ok=True)
+    verdict = out / "exit"
     verdict.unlink(missing_ok=True)
     began = time.monotonic()
     with (
         tempfile.NamedTemporaryFile(prefix="wgrouter-vm-") as ramdisk,
-        (OUT / "console.log").open("wb") as log,
+        (out / "console.log").open("wb", buffering=0) as log,
     ):
         ramdisk.write(initial_ram_disk(release, job))
         ramdisk.flush()
         machine = subprocess.Popen(
-            qemu(Path(ramdisk.name), steady=steady),
+            qemu(Path(ramdisk.name), out, steady=steady),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
+        running.add(machine)
         expired = threading.Event()
 
         def stop() -> None:
@@ -196,10 +216,14 @@ def _run(release: str, job: str, limit_s: float, steady: bool, again: bool = Tru
             for line in machine.stdout:
                 silence.cancel()
                 log.write(line)
-                sys.stdout.write(line.decode(errors="replace").replace("\r", ""))
-                sys.stdout.flush()
+                if shown:
+                    sys.stdout.write(line.decode(errors="replace").replace("\r", ""))
+                    sys.stdout.flush()
+            # It ends, and is there until it is waited for: proc(5).
+            fields = Path(f"/proc/{machine.pid}/stat").read_text().rpartition(")")[2].split()
             machine.wait()
         finally:
+            running.discard(machine)
             watchdog.cancel()
             silence.cancel()
             if machine.poll() is None:
@@ -207,11 +231,12 @@ def _run(release: str, job: str, limit_s: float, steady: bool, again: bool = Tru
                 machine.wait()
     seconds = time.monotonic() - began
     if hung.is_set() and again:
-        return _run(release, job, limit_s - seconds, steady, again=False)
+        return run(job, limit_s - seconds, out, steady=steady, shown=shown, again=False)
     if expired.is_set():
         raise VmError(f"stopped after {limit_s:.0f} s")
     try:
-        return Verdict(int(verdict.read_text()), seconds)
+        cpu_seconds = sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+        return Verdict(int(verdict.read_text()), seconds, cpu_seconds)
     except (OSError, ValueError):
         raise VmError(
             f"ended after {seconds:.0f} s without a verdict (qemu's status: {machine.returncode})"

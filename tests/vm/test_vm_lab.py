@@ -25,7 +25,7 @@ pytestmark = pytest.mark.vm
 TTL = 5
 NAME = "site1.lab.test"
 PATIENCE = 20.0  # times WGROUTER_SLOWNESS
-Note = Callable[[str, object], None]  # a figure for the report, build/vm/<library set>.xml
+Note = Callable[[str, object], None]  # a figure for the report, build/vm/vm/<library set>.xml
 
 
 @pytest.fixture(scope="module")
