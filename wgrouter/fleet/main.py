@@ -284,7 +284,11 @@ def _printed(
         return [line for row in found for line in table.detail(fleet, row.router, now, clock, total)]
     columns = table.widths(found, total)
     above = table.banner(fleet, now, place.url, found, len(fleet.routers))
-    return [*above, table.head(columns, options.sort), *(table.line(row, columns, now) for row in found)]
+    lines = [*above, table.head(columns, options.sort), *(table.line(row, columns, now) for row in found)]
+    if not found:
+        nobody = f"nobody told anything below {fleet.prefix}/: another --prefix, or no right to read it?"
+        lines.append((("no router fits the filter" if fleet.routers else nobody, "dim"),))
+    return lines
 
 
 def _text(line: Line, total: int, colour: bool) -> str:
