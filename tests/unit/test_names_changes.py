@@ -387,3 +387,38 @@ def test_a_former_address_that_is_back_is_not_former() -> None:
         r.next_round()
         assert r.look_up().former == former
     assert r.look_up().addresses == ("192.0.2.10", "2001:db8::10")
+
+
+LYING = zone({f"{HOST} A": ["127.0.0.1"]})
+SERVFAIL = always(Reply("SERVFAIL"))
+
+
+@pytest.mark.parametrize(
+    ("servers", "status"),
+    [
+        ((zone({}), LYING), Status.MISSING),
+        ((LYING, SERVFAIL), Status.LIE),
+        ((SERVFAIL, NOBODY), Status.REFUSED),
+    ],
+)
+@pytest.mark.parametrize("turn", [1, -1])
+def test_of_several_answers_the_one_that_says_most_counts(
+    servers: tuple[Server, ...], status: Status, turn: int
+) -> None:
+    r = Resolver(dict(zip((FIRST, SECOND), servers[::turn], strict=True)))
+    r.settle()
+    assert r.look_up().status is status
+
+
+def test_the_ttl_of_a_service_is_that_of_its_addresses_and_the_next_look_up_minds_both() -> None:
+    srv, rest = zone(SERVICE, ttl=20), zone(SERVICE, ttl=300)
+    r = Resolver({FIRST: lambda ask: (srv if ask.type == "SRV" else rest)(ask)}, [Wanted(HOST, srv=True)])
+    r.settle()
+    assert r.look_up(srv=True).ttl == 300.0
+    assert 20 <= r.look_up(srv=True).next_at - 1000.0 < 21.1
+
+
+def test_two_names_without_a_server_are_counted() -> None:
+    r = Resolver({}, [Wanted("a.example"), Wanted("b.example")])
+    r.run(6)
+    assert r.texts() == ["a.example: no DNS server is known to ask for a.example and 1 more"]
