@@ -200,7 +200,7 @@ def test_a_bad_line_is_no_dead_line(lab: Lab, agent: Agent, flow: Flow, note: No
         netem = "delay 80ms 30ms reorder 10% loss 8%"
         lab.isp_box(isp).run("tc", "qdisc", "replace", "dev", "sub", "root", "netem", *netem.split())
     by_b = sticky.outer(lab, "b")
-    stays(lambda: flow.flowing(5), during=10, what="traffic")
+    stays(lambda: flow.flowing(1), during=10, what="traffic")
     note("silent_s", follows_the_name(lab, flow))
     assert flow.lost
     assert not by_b.packets, agent.tail()
