@@ -105,7 +105,7 @@ class Rules:
         address = ipaddress.ip_address(effect.endpoint.address)
         bad = address.is_loopback or address.is_unspecified or address.is_multicast or address.is_link_local
         assert not bad, f"{effect}: never an endpoint"
-        if effect.endpoint == peer.endpoint:
+        if effect.endpoint in (peer.endpoint, peer.shown and peer.shown.endpoint):
             return
         literal = {place.host for place in wanted.endpoints if is_literal(place.host)}
         known = effect.endpoint.address in world.answered | literal

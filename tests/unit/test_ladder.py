@@ -299,3 +299,10 @@ def test_names_are_told_once_and_literals_are_none() -> None:
 )
 def test_what_is_sent_a_packet_behind_the_peer(probe: str, allowed: tuple[str, ...], target: str) -> None:
     assert ladder.nudge_target(replace(PEER, probe=probe, allowed_ips=allowed)) == target
+
+
+def test_what_is_there_is_a_place_where_its_family_has_a_way() -> None:
+    seen = PeerSeen("key", Endpoint("2001:db8::1", 51820))
+    assert [place.endpoint for place in ladder.at_present(seen, frozenset({6}))] == [seen.endpoint]
+    assert ladder.at_present(seen, frozenset({4})) == ()
+    assert ladder.at_present(PeerSeen("key", None), frozenset({4, 6})) == ()

@@ -440,6 +440,16 @@ def test_who_is_taken_for_dead_is_looked_at_before_anything_is_done() -> None:
     assert not any(isinstance(effect, SetEndpoint) for effect in at_once)
 
 
+def test_without_an_answer_the_ladder_is_climbed_with_the_endpoint_that_is_there() -> None:
+    """An agent that starts while DNS is dead knows no address, and the NAT may have lost the source port."""
+    bench = Bench(answers={}, alive=set())
+    bench.run(90)
+    rungs = [finding.arguments["rung"] for _, finding in bench.said(Why.TUNNEL_STEP)]
+    assert rungs[:4] == ["resolve", "endpoint", "forget-flows", "new-port"]
+    sets = {effect.endpoint for _, effect in bench.effects if isinstance(effect, SetEndpoint)}
+    assert sets == {at(1)}
+
+
 def on_detour(bench: Bench) -> str:
     return detours.courses(bench.memory).get("wg0", "")
 

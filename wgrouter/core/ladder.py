@@ -153,6 +153,13 @@ def candidates(
     return tuple(places.values())
 
 
+def at_present(seen: PeerSeen, reachable: frozenset[int]) -> tuple[Place, ...]:
+    """The endpoint that the kernel has, for want of any that a name or the configuration tells: an agent that
+    starts while DNS is dead has nothing else to climb with.
+    """
+    return (Place(seen.endpoint, 0),) if seen.endpoint and seen.endpoint.family in reachable else ()
+
+
 @lru_cache(maxsize=1024)
 def nudge_target(peer: Peer) -> str:
     """An address behind the peer to send a packet to: any authenticated data is answered by a keepalive

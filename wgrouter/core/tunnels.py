@@ -23,6 +23,7 @@ from wgrouter.core.ladder import (
     Place,
     Situation,
     Skip,
+    at_present,
     candidates,
     inside,
     names_of,
@@ -208,12 +209,12 @@ class _Round(Listening):
             return self._trial(peer, care, seen, places)
         moved = peer.device in self.outlook.rerouted or (self.outlook.network_changed and self._wanted(peer))
         if moved and seen.endpoint is not None and (care.step is None or care.step.rung == OTHER_WAN):
-            # Clears the source address that WireGuard cached, and tells a peer that does not know where we
-            # are now.
+            # Clears the source address that WireGuard cached, and tells the peer where we are now.
             self.effects += set_endpoint(peer, seen, seen.endpoint)
             care = self._nudge(peer, care)
         care = self._reconcile(peer, care, seen, places)
-        care = self._climb(tunnel, peer, care, seen, device, places)
+        known = places or at_present(seen, self.outlook.reachable)
+        care = self._climb(tunnel, peer, care, seen, device, known)
         care = self._prefer(tunnel, peer, care, seen, places)
         return self._probe(peer, care) if seen.endpoint is not None else care
 
@@ -309,9 +310,7 @@ class _Round(Listening):
     # ------------------------------------------------------------ the name moved
 
     def _reconcile(self, peer: Peer, care: Care, seen: PeerSeen, places: tuple[Place, ...]) -> Care:
-        """The current endpoint stays while it is among the candidates, and while a peer that roamed there
-        is alive.
-        """
+        """The current endpoint stays while it is a candidate, and while a peer that roamed there is alive."""
         if not places:
             return self._homeless(peer, care) if seen.endpoint is None else care
         if care.homeless:
