@@ -226,10 +226,10 @@ def test_ten_thousand(ns: Namespace, conntrack: Conntrack, tmp_path: Path) -> No
             for n in range(10000)
         ),
     )
-    begun = time.perf_counter()
+    begun = time.process_time()
     assert conntrack.forget(ForgetFlows(local_address=SECOND, protocol=0)) == 1000
     # 40 ms measured on an idle machine with 262,144 buckets to walk; pyroute2 needs 1.5 s for the look alone
-    assert time.perf_counter() - begun < 1.0
+    assert time.process_time() - begun < 1.0
     assert conntrack.forget(ForgetFlows(local_address=ROUTER, protocol=0)) == 9000
 
 
