@@ -3,6 +3,7 @@ message is checked against docs/mqtt, and for keys.
 """
 
 import json
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,9 @@ from .lab import Lab
 from .poll import until
 
 PLAIN, TLS, CERTIFICATE = 1883, 8883, 8884
+
+# Tests that name no version have both sides find one, which is 5; WGROUTER_MQTT=3.1.1 runs them over that.
+PROTOCOL = os.environ.get("WGROUTER_MQTT", "auto")
 
 WANS = """
 config wan 'fibre'
@@ -40,6 +44,7 @@ def configuration(
         "password_file": password,
         "ca_file": lab.broker.ca,
         "will_delay": 8,
+        "protocol": PROTOCOL,
         **options,
     }
     if port == CERTIFICATE:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.lab import Lab, stays, until
 from tests.lab.agent import Agent
-from tests.lab.reporting import WANS, Witness, configuration, reporting
+from tests.lab.reporting import PROTOCOL, WANS, Witness, configuration, reporting
 from wgrouter.mqtt.commands import VERBS, signature
 from wgrouter.mqtt.diagnose import STEPS
 
@@ -24,7 +24,7 @@ REPLY = "wgrouter/router/reply/test"
 class Operator:
     """Gives commands, and knows the answers."""
 
-    def __init__(self, lab: Lab, *, version: str = "5", key: str = "", **options: Any) -> None:
+    def __init__(self, lab: Lab, *, version: str = PROTOCOL, key: str = "", **options: Any) -> None:
         self.lab, self.key = lab, key
         self.witness = Witness(lab)
         if key:
@@ -88,7 +88,7 @@ def test_every_verb_is_answered(lab: Lab, version: str) -> None:
 
 
 def test_the_answer_goes_to_the_response_topic_with_its_correlation_data(lab: Lab) -> None:
-    operator = Operator(lab)
+    operator = Operator(lab, version="5")
     more = ("-D", "PUBLISH", "response-topic", REPLY, "-D", "PUBLISH", "correlation-data", "abc")
     id = operator.give("refresh", None, *more)
     until(lambda: bool(operator.witness.messages("/reply/test")), within=10, what="an answer")

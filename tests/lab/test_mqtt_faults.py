@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab import Lab, until
-from tests.lab.reporting import CERTIFICATE, PLAIN, TLS, Witness, configuration, reporting
+from tests.lab.reporting import CERTIFICATE, PLAIN, PROTOCOL, TLS, Witness, configuration, reporting
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(180), pytest.mark.usefixtures("as_it_was")]
 
@@ -111,7 +111,8 @@ FAULTS = {
 
 
 @pytest.mark.parametrize(
-    ("fault", "version"), [*((fault, "auto") for fault in FAULTS), ("frozen", "3.1.1"), ("password", "3.1.1")]
+    ("fault", "version"),
+    [*((fault, PROTOCOL) for fault in FAULTS), ("frozen", "3.1.1"), ("password", "3.1.1")],
 )
 def test_the_reason_is_told_and_no_probe_is_late(lab: Lab, fault: str, version: str) -> None:
     reason, port = FAULTS[fault]
@@ -203,7 +204,9 @@ def test_a_broker_that_knows_only_mqtt_3_is_spoken_to_in_it(lab: Lab) -> None:
 
     witness = Witness(lab)
     with server(lab, 1899, relay):
-        agent = lab.router.start_agent(configuration(lab, 1899).replace("mqtts://", "mqtt://"))
+        agent = lab.router.start_agent(
+            configuration(lab, 1899, protocol="auto").replace("mqtts://", "mqtt://")
+        )
         witness.settled(agent)
         assert witness.payloads("/birth")[-1]["versions"]["mqtt"] == "3.1.1"
         agent.stop()

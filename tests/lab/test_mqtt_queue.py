@@ -63,10 +63,11 @@ def resident(agent: Agent) -> float:
         return next(int(line.split()[1]) for line in file if line.startswith("VmRSS:")) / 1024
 
 
-def test_what_happened_while_the_broker_was_away_is_told_in_order_and_once(lab: Lab) -> None:
+@pytest.mark.parametrize("version", ["5"] if LITERAL else ["5", "3.1.1"])
+def test_what_happened_while_the_broker_was_away_is_told_in_order_and_once(lab: Lab, version: str) -> None:
     """Ten minutes of a troubled line; in the suite as many events in some seconds."""
     witness = Witness(lab)
-    agent = lab.router.start_agent(configuration(lab))
+    agent = lab.router.start_agent(configuration(lab, protocol=version))
     witness.settled(agent)
     cut_off(lab)
     begun, before, most = time.monotonic(), resident(agent), 0.0
