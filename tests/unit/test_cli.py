@@ -215,6 +215,33 @@ def test_status_is_text_or_json(agent: Agent, capsys: Captured) -> None:
     assert json.loads(capsys.readouterr().out) == STATUS
 
 
+def test_diagnose_marks_each_step_and_fails_with_the_first(agent: Agent, capsys: Captured) -> None:
+    steps = [
+        ("clock", True, "set"),
+        ("names", False, "office.example.net: NXDOMAIN"),
+        ("mtu", None, "not seen"),
+    ]
+    walked = {
+        "subject": "wg0/office",
+        "broken": "names",
+        "steps": [{"step": step, "ok": ok, "text": text} for step, ok, text in steps],
+    }
+    agent.answers["diagnose"] = lambda arguments: [walked] if arguments["subject"] == "wg0/office" else []
+    assert agent.run("diagnose", "wg0/office") == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "wg0/office",
+        "  ok clock: set",
+        "  FAILS names: office.example.net: NXDOMAIN",
+        "  - mtu: not seen",
+    ]
+    assert agent.run("diagnose", "wg0/office", "--json") == 1
+    assert json.loads(capsys.readouterr().out) == [walked]
+    walked["broken"] = None
+    assert agent.run("diagnose", "wg0/office") == 0
+    agent.answers["diagnose"] = {"not": "a list"}
+    assert agent.run("diagnose") == 1 and "not understood" in capsys.readouterr().err
+
+
 def test_explain_asks_about_the_subject(agent: Agent, capsys: Captured) -> None:
     agent.answers["explain"] = lambda arguments: [
         {"subject": arguments["subject"], "state": "dead", "cause": {"code": "x.y", "text": "it is"}}
