@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tests.bench.agents import cpu_percent, memory_mib, started, timed
 from tests.bench.core import recorded, steps_us
 from tests.bench.kernel import inside
@@ -14,6 +16,7 @@ WHAT = ("rss_mib", "cpu_percent", "step_us", "snapshot_ms")
 
 def take(bench: Bench, count: int) -> None:
     """One lab of so many sites."""
+    _make_room(count)
     with build(dual(sites(count), ttl=60), wait=True) as lab:
         items = recorded(lab, 20)
         bench.add(f"peers_{count}_step_us", *(mean for mean, _ in steps_us(items, 5)))
@@ -22,6 +25,12 @@ def take(bench: Bench, count: int) -> None:
         bench.add(f"peers_{count}_cpu_percent", cpu_percent(agent.pid, 20))
         bench.add(f"peers_{count}_rss_mib", memory_mib(agent.pid)["Rss"])
         agent.stop()
+
+
+def _make_room(count: int) -> None:
+    """wireguard-go watches its socket by inotify, and ends where none of the usual 128 instances is left."""
+    limit = Path("/proc/sys/fs/inotify/max_user_instances")
+    limit.write_text(str(max(int(limit.read_text()), 2 * count + 128)))
 
 
 def _look(bench: Bench, lab: Lab, count: int) -> None:
