@@ -23,10 +23,10 @@ def core(bench: Bench) -> None:
         bench.add("engine_step_us", worst, against="the longest step of a pass")
 
 
-def recorded(lab: Lab, seconds: float) -> list[Checkpoint | Entry]:
+def recorded(lab: Lab, seconds: float, within: float = 90) -> list[Checkpoint | Entry]:
     """The journal of an agent that was at rest for so long."""
     file = lab.directory / "journal.jsonl"
-    agent = started(lab, arguments=("--journal", str(file)), within=90)
+    agent = started(lab, arguments=("--journal", str(file)), within=within)
     pause(seconds)
     agent.stop()
     return _quiet(replay.read(file.open("rb")).items, seconds)

@@ -11,6 +11,7 @@ from tests.bench.measures import Bench, measure
 from tests.lab import Lab, build, dual, sites
 from wgrouter.ports.wireguard import WireGuard
 
+PATIENCE = 300  # seconds: 250 wireguard-go shake hands on the same two cores
 WHAT = ("rss_mib", "cpu_percent", "step_us", "snapshot_ms")
 
 
@@ -18,9 +19,9 @@ def take(bench: Bench, count: int) -> None:
     """One lab of so many sites."""
     _make_room(count)
     with build(dual(sites(count), ttl=60), wait=True) as lab:
-        items = recorded(lab, 20)
+        items = recorded(lab, 20, PATIENCE)
         bench.add(f"peers_{count}_step_us", *(mean for mean, _ in steps_us(items, 5)))
-        agent = started(lab, within=120)
+        agent = started(lab, within=PATIENCE)
         inside(lab.router.box.in_thread, lambda: _look(bench, lab, count))
         bench.add(f"peers_{count}_cpu_percent", cpu_percent(agent.pid, 20))
         bench.add(f"peers_{count}_rss_mib", memory_mib(agent.pid)["Rss"])
