@@ -14,7 +14,9 @@ import json
 import logging
 import random
 import resource
+import shutil
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -96,6 +98,10 @@ def mutator(name: str) -> Callable[[bytes, int, int], bytes]:
 
 def main(name: str, where: str, seed: str, seconds: str) -> None:
     directory = Path(where)
+    # libFuzzer ends the process without a word to Python: what targets keep in files goes with the next run.
+    shutil.rmtree(directory / "files", ignore_errors=True)
+    (directory / "files").mkdir()
+    tempfile.tempdir = str(directory / "files")
     logging.disable()  # pyroute2 writes two tracebacks for a number that it cannot encode
     target = TARGETS[name]
     # dnspython is instrumented too: its branches are those that a packet takes.
