@@ -243,8 +243,10 @@ def _next_address(situation: Situation) -> Action | Skip:
 
 
 def new_port(seed: str, device: str, round_: int, current: int) -> int:
-    """Another port of the dynamic range (RFC 6335), never the current one."""
-    port = 49152 + int(unit(seed, "port", device, round_) * 16384)
+    """Another port of the dynamic range (RFC 6335), never the current one. It depends on that: two peers of a
+    device that climb at once would else change it to and fro, to the one that was given up.
+    """
+    port = 49152 + int(unit(seed, "port", device, round_, current) * 16384)
     return port if port != current else 49152 + (port - 49152 + 1) % 16384
 
 
