@@ -110,6 +110,17 @@ ROWS: list[tuple[object, dict[str, object]]] = [
         {"peers": {}, "look_at": OLD, "restarts": {}, "probe_ids": 1, "wake": OLD, "detours": {}}
         | {"wakes": {}, "families": ()},
     ),
+    (settings.HostPort("a"), {"port": 51820}),
+    (
+        settings.Peer("wg0", "KEY", "office"),
+        {"endpoints": (), "srv": False, "family": "auto", "keepalive": 0, "allowed_ips": (), "probe": ""}
+        | {"probe_interval": 10.0},
+    ),
+    (
+        settings.Tunnel("wg0"),
+        {"addresses": (), "listen_port": 0, "fwmark": 0, "wans": (), "peers": ()},
+    ),
+    (settings.Mqtt(), {"heartbeat": 300.0, "keepalive": 60.0, "will_delay": 45.0, "confirm": 60.0}),
     (machine.Context(0.0, settings.Settings(), model.World()), {"seed": ""}),
     (
         State(),
