@@ -134,6 +134,8 @@ def test_a_priority_without_a_usable_wan_keeps_to_the_chosen_one() -> None:
     last = TrafficRule("r", wans=("b", "c"))
     three = (path("a"), path("b", "down"), path("c", "held"))
     assert chain(text(three, rules=(last,)), "choose") == ["meta nfproto ipv4 goto to_3"]
+    fresh = (path("a"), path("b", "unproven"), path("c", "up"))
+    assert chain(text(fresh, rules=(last,)), "choose") == ["meta nfproto ipv4 goto to_2"], "not judged yet"
     both = (path("a"), path("b", "held"), path("c", "up"))
     assert chain(text(both, rules=(last,)), "choose") == ["meta nfproto ipv4 goto to_2"], (
         "its first, if it answers"
@@ -196,6 +198,7 @@ def test_failback_all_lets_connections_follow_the_active_wan() -> None:
     [
         ((weighed("a", 3), weighed("b", 1)), "numgen random mod 4 vmap { 0-2 : goto to_1, 3 : goto to_2 }"),
         ((weighed("a", 1), weighed("b", 1)), "numgen random mod 2 vmap { 0 : goto to_1, 1 : goto to_2 }"),
+        ((weighed("a", 2), weighed("b", 1)), "numgen random mod 3 vmap { 0-1 : goto to_1, 2 : goto to_2 }"),
         ((weighed("a", 3), weighed("b", 1, "down")), "goto to_1"),
         ((weighed("a", 3), weighed("b", 1, "held")), "goto to_1"),
         ((weighed("a", 3), weighed("b", 1, "degraded")), "goto to_1"),
