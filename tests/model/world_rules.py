@@ -12,7 +12,7 @@ from wgrouter.core import liveness, ranges, routing
 from wgrouter.core.care import GIVEN_KEPT
 from wgrouter.core.engine import Engine, wanted_of
 from wgrouter.core.findings import Why
-from wgrouter.core.ladder import is_literal
+from wgrouter.core.answers import is_literal
 from wgrouter.core.messages import (
     AddRoute,
     AddRule,

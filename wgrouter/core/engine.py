@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from errno import ECANCELED
 
 from wgrouter.core import care, detours, links, names, news, outlook, plan, refusals, routing, tunnels, uplink
+from wgrouter.core.answers import is_literal
 from wgrouter.core.findings import Finding, Why
-from wgrouter.core.ladder import is_literal
 from wgrouter.core.link_watch import LinkMemory
 from wgrouter.core.machine import Context
 from wgrouter.core.messages import (

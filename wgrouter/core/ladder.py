@@ -12,6 +12,7 @@ import ipaddress
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
+from wgrouter.core.answers import is_literal
 from wgrouter.core.jitter import unit
 from wgrouter.core.messages import (
     Effect,
@@ -104,15 +105,6 @@ def inside(endpoint: Endpoint, prefixes: tuple[str, ...]) -> bool:
 
 
 @lru_cache(maxsize=1024)  # asked of every endpoint at every step
-def is_literal(host: str) -> bool:
-    """Whether the host is an address and needs no DNS."""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
 def names_of(peer: Peer) -> tuple[str, ...]:
     """The host names among the peer's endpoints, preferred first."""
     return tuple(dict.fromkeys(place.host for place in peer.endpoints if not is_literal(place.host)))
