@@ -9,10 +9,10 @@ from collections import Counter, defaultdict, deque
 
 from tests.model.world import World
 from wgrouter.core import liveness, ranges, routing
+from wgrouter.core.answers import is_literal
 from wgrouter.core.care import GIVEN_KEPT
 from wgrouter.core.engine import Engine, wanted_of
 from wgrouter.core.findings import Why
-from wgrouter.core.answers import is_literal
 from wgrouter.core.messages import (
     AddRoute,
     AddRule,
