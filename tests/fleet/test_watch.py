@@ -72,7 +72,7 @@ def test_once_for_programs(
 def test_once_says_what_an_empty_table_may_mean(broker: Mosquitto, routers: list[Simulated]) -> None:
     done = run("watch", "--once", "--broker", broker.url, "--prefix", "elsewhere")
     assert done.returncode == 0
-    assert "nobody told anything below elsewhere/: another --prefix, or not" in done.stdout
+    assert "nothing below elsewhere/: another --prefix, or no right to read it?" in done.stdout
     done = run("watch", "--once", "--broker", broker.url, "--filter", "nowhere")
     assert done.stdout.splitlines()[-1] == "no router fits the filter"
 

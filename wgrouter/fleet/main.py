@@ -286,7 +286,7 @@ def _printed(
     above = table.banner(fleet, now, place.url, found, len(fleet.routers))
     lines = [*above, table.head(columns, options.sort), *(table.line(row, columns, now) for row in found)]
     if not found:
-        nobody = f"nobody told anything below {fleet.prefix}/: another --prefix, or no right to read it?"
+        nobody = f"nothing below {fleet.prefix}/: another --prefix, or no right to read it?"
         lines.append((("no router fits the filter" if fleet.routers else nobody, "dim"),))
     return lines
 
