@@ -85,6 +85,29 @@ def test_without_a_session_two_initiations_decide() -> None:
     assert liveness.turn(asked, True, 8.0).state == DEAD
 
 
+def one_way(handshakes: int) -> liveness.Pulse:
+    """A minute in which the peer's keepalives come and so many handshake messages of ours get no answer."""
+    before, pulse = FRESH, liveness.first_look(FRESH, 0.0)
+    for second in range(1, 61):
+        sent = 148 if second % 5 == 0 and second <= 5 * handshakes else 0
+        received = 32 if second % 14 == 0 else 0
+        seen = PeerSeen("key", None, (1, 0), before.rx_bytes + received, before.tx_bytes + sent)
+        pulse = liveness.turn(liveness.observe(pulse, before, seen, float(second)), True, float(second))
+        before = seen
+    return pulse
+
+
+def test_what_comes_while_our_handshakes_get_no_answer_is_no_life() -> None:
+    """The peer's way to us alone is open; each of its keepalives would begin the ladder anew."""
+    assert one_way(handshakes=1).state == ALIVE  # it was lost, as one in a hundred is
+    dead = one_way(handshakes=12)
+    assert (dead.state, dead.since) == (DEAD, 20.0)  # 15 s after the first one
+    answered = PeerSeen("key", None, (2, 0), 92, 148 * 13)
+    alive = liveness.observe(dead, PeerSeen("key", None, (1, 0), 0, 148 * 12), answered, 61.0)
+    assert liveness.turn(alive, True, 61.0).state == ALIVE
+    assert alive.initiations == 0
+
+
 @given(st.lists(st.tuples(st.floats(0.1, 60), st.integers(0, 999), st.integers(0, 999)), max_size=30))
 def test_the_next_change_lies_ahead(looks: list[tuple[float, int, int]]) -> None:
     now, before = 0.0, FRESH

@@ -1,7 +1,8 @@
 """Is the peer alive? Evidence from handshakes, bytes and in-tunnel probes, and the state table over it.
 
 Knows WireGuard's own timing (protocol constants below) and nothing of remedies. What counts as life:
-the handshake token changed, a probe was answered, or bytes came in that are not handshake initiations.
+the handshake token changed, a probe was answered, or bytes came in that are not handshake initiations:
+but no bytes while handshakes of ours get no answer, since then only the peer's way to us is open.
 What counts as asking: bytes went out that are not keepalives, since keepalives are never answered. Any
 other authenticated data is answered by a keepalive within KEEPALIVE_TIMEOUT, whatever a firewall behind
 the peer does with it: so silence after asking is death, silence alone is not.
@@ -21,6 +22,7 @@ KEEPALIVE_TIMEOUT = 10.0
 
 INITIATION_BYTES = 148  # message type 1; 148 = 4 (mod 16) while data and keepalives are 0 (mod 16)
 KEEPALIVE_BYTES = 32  # an empty transport message
+UNHEARD = 2  # handshake messages of ours without an answer: one is lost easily, two seldom
 
 # Sent and nothing received for this long: WireGuard itself then starts a new handshake.
 SILENCE: Seconds = KEEPALIVE_TIMEOUT + REKEY_TIMEOUT
@@ -111,7 +113,7 @@ def observe(pulse: Pulse, before: PeerSeen, seen: PeerSeen, now: Instant) -> Pul
     sent = seen.tx_bytes - before.tx_bytes
     if seen.handshake != before.handshake and seen.handshake != (0, 0):
         pulse = replace(alive(pulse, "handshake", now), handshake_at=now, session=True)
-    elif received > 0 and received % INITIATION_BYTES:
+    elif received > 0 and received % INITIATION_BYTES and pulse.initiations < UNHEARD:
         return alive(pulse, "bytes received", now)
     if sent > 0 and pulse.life_at != now and not _only_keepalives(sent):
         initiations = pulse.initiations + (
