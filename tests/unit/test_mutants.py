@@ -28,7 +28,7 @@ FIXED = [
     ),
     (
         "core/tunnels.py",
-        "if len(spent) >= tunnel.ladder.steps_per_hour and",
+        "if len(care.spent) >= tunnel.ladder.steps_per_hour and",
         "if False and",
         "tests/model/test_engine.py::test_a_spent_budget_does_not_keep_a_tunnel_from_its_moved_name",
     ),
