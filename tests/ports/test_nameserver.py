@@ -45,6 +45,23 @@ def silent(query: dns.message.Message) -> list[bytes]:
     return []
 
 
+def one_port(host: str) -> tuple[socket.socket, socket.socket]:
+    """UDP and TCP sockets of the same port. One that is free for UDP may be some TCP connection's."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for _ in range(100):
+        udp = socket.socket(family, socket.SOCK_DGRAM)
+        udp.bind((host, 0))
+        tcp = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            tcp.bind(udp.getsockname()[:2])
+        except OSError:
+            udp.close()
+            tcp.close()
+        else:
+            return udp, tcp
+    raise OSError("no port is free for both")
+
+
 class Server:
     """UDP and TCP on one port of a loopback address, in the same loop as what is tested."""
 
@@ -55,11 +72,7 @@ class Server:
         self.hangs_up = False
         self.queries: list[dns.message.Message] = []
         self.ports: list[int] = []
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self.udp = socket.socket(family, socket.SOCK_DGRAM)
-        self.udp.bind((host, 0))
-        self.tcp = socket.socket(family, socket.SOCK_STREAM)
-        self.tcp.bind(self.udp.getsockname()[:2])
+        self.udp, self.tcp = one_port(host)
         self.tcp.listen(50)
         self.address = Nameserver(host, self.udp.getsockname()[1])
         self.connections: list[socket.socket] = []
