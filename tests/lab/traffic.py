@@ -13,6 +13,7 @@ import socket
 import struct
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
@@ -36,7 +37,7 @@ def longest_gap(times: Sequence[float], end: float, since: float = 0.0) -> float
     return max((b - a for a, b in itertools.pairwise(edges) if b >= since), default=0.0)
 
 
-class _Traffic:
+class _Traffic(ABC):
     """A thread in a box, and when it heard something."""
 
     def __init__(self, box: Box, what: str) -> None:
@@ -48,8 +49,9 @@ class _Traffic:
         self._thread = box.in_thread(self._work, what)
         box.at_end.append(self._abandon)
 
+    @abstractmethod
     def _work(self) -> None:
-        raise NotImplementedError
+        """Send and listen until `_stop` is set."""
 
     def stop(self) -> Self:
         """Send no more, wait a moment for late answers, and end."""

@@ -378,7 +378,7 @@ def _tunnels(
     hurried = state.names
     hosts = turn.hurry
     if isinstance(event, Commanded) and event.verb == "reresolve":
-        hosts = tuple(name.host for name in wanted_names(state.settings.peers()))
+        hosts = tuple(name.host for name in state.wanted)
     for host in hosts:
         hurried = names.hurry(hurried, host, now)
     if hosts:

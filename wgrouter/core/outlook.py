@@ -72,8 +72,7 @@ def nameservers(world: World, settings: Settings, found: tuple[Exit, ...]) -> tu
     netifd), else resolv.conf's.
 
     A server beyond an uplink is asked through that uplink's device, so that a full tunnel that is down
-    cannot swallow the
-    question; one on this router or its LAN is asked as the kernel routes it.
+    cannot swallow the question; one on this router or its LAN is asked as the kernel routes it.
     """
     if settings.dns.servers:
         listed = [_configured(text) for text in settings.dns.servers]
