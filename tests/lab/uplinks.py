@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from . import stays, until
+from . import stays, until, usual
 from .agent import Agent
 from .lab import Lab
 from .nodes import LabRouter
@@ -138,9 +138,10 @@ def healed(lab: Lab) -> Iterator[Agent]:
 def steady(*flows: Flow) -> list[int]:
     """How many packets of each flow are lost by now; for half a second none of them has stopped.
 
-    To be asked after a fault is healed: replacing an ISP's rules can cost a packet.
+    To be asked after a fault is healed: replacing an ISP's rules can cost a packet, which counts as lost only
+    after a while, and that is longer on a slow machine.
     """
-    stays(lambda: all(flow.flowing(0.5) for flow in flows), during=0.5, what="steady flows")
+    stays(lambda: all(flow.flowing(0.5) for flow in flows), during=usual(0.5), what="steady flows")
     return [flow.lost for flow in flows]
 
 

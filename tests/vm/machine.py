@@ -34,7 +34,9 @@ COMMAND_LINE = (
     # An emulated clock is right by definition, and nobody attacks this guest.
     "tsc=reliable no_timer_check mitigations=off nokaslr random.trust_cpu=on audit=0 apparmor=0 "
     # Namespaces come and go in the tests: without this each one waits for several grace periods.
-    "rcupdate.rcu_expedited=1 cryptomgr.notests rdinit=/init"
+    "rcupdate.rcu_expedited=1 cryptomgr.notests rdinit=/init "
+    # Translated code is found again by its address: one layout for all processes saves a sixth of the time.
+    "norandmaps"
 )
 
 
