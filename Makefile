@@ -72,7 +72,7 @@ demo: setup ## show one scenario as it happens: make demo SCENARIO=name
 chaos: setup ## random faults on the lab: three stories (ARGS='--seed 7 --faults 200': that one)
 	@$(NEWEST)/bin/python -m tests.lab.chaos $(ARGS)
 
-soak: setup ## does anything grow? 30 minutes in the lab (ARGS='--days 30': a month in simulated time)
+soak: setup ## does anything grow? 40 minutes in the lab (ARGS='--days 30': a month in simulated time)
 	@$(NEWEST)/bin/python -m tests.lab.soak $(ARGS)
 
 ipk: ## build the package for opkg under build/
