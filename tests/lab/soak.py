@@ -2,10 +2,11 @@
 
 Both library sets, side by side, each on a lab of its own: two WANs, four peers, a broker, traffic. Resident
 and private memory, descriptors and threads are read each few seconds; after a warm-up the first and the last
-minutes of a phase are compared. At rest that is until the journal's ring is full; under faults until there has
-been about as much at once as there ever is, since a heap keeps the room it once needed: half of the phase.
-What grew in the warm-up is told, too. Exit status 1 if private memory or RSS grew by more than GROWTH_MIB, or
-the descriptors by any. Faults are those of chaos, but for those that would end the agent's life.
+minutes of a phase are compared. At rest that is until the journal's ring is full; under faults until there
+has been about as much at once as there ever is, since a heap keeps the room it once needed: half of the
+phase. What grew in the warm-up is told, too. Exit status 1 if private memory or RSS grew by more than
+GROWTH_MIB, or the descriptors by any. Faults are those of chaos, but for those that would end the agent's
+life.
 
     python -m tests.lab.soak                     10 minutes at rest, 30 under faults
     python -m tests.lab.soak --rest 3 --faults 6 --warm 1
@@ -43,8 +44,8 @@ SEED = 6
 PLACE = REPOSITORY / "build/soak"
 MORTAL = ("kill", "restart", "suspend")
 SETS = ("router", "newest")
-# As with the router's libc (musl): one heap. glibc gives one more to each thread while others are at work, and
-# keeps them, which is 1.5 MiB for threads that wait for a name.
+# As with the router's libc (musl): one heap. glibc gives one more to each thread while others are at work,
+# and keeps them, which is 1.5 MiB for threads that wait for a name.
 HEAP = {"MALLOC_ARENA_MAX": "1"}
 
 
