@@ -57,7 +57,7 @@ lab: setup ## the scenarios in network namespaces, with their timelines
 vm: setup-vm ## the tests that need the kernel's WireGuard, on Debian's kernel in a virtual machine
 	@$(NEWEST)/bin/python -m tests.vm $(ARGS)
 
-vm-lab: setup-vm ## the whole lab in there, with the kernel's WireGuard (ARGS=tests/lab/test_agent.py: a part)
+vm-lab: setup-vm ## the whole lab in there, with the kernel's WireGuard (ARGS=--short: a quarter of it)
 	@$(NEWEST)/bin/python -m tests.vm --lab $(ARGS)
 
 vm-bench: setup-vm ## failover and names measured in there, beside what else there is (build/vm/bench/bench.json)

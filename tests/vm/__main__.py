@@ -3,6 +3,7 @@
 Usage: python -m tests.vm [PYTEST-ARGUMENT...]          the tests marked `vm`; for instance: -k handshake
        python -m tests.vm --lab [PYTEST-ARGUMENT...]    the tests of the lab, with the kernel's WireGuard;
                                                         for instance: tests/lab/test_agent.py
+       python -m tests.vm --lab --short                 those of them that CI runs there
        python -m tests.vm --bench [BENCH-ARGUMENT...]   figures of failover and of names, in a steady machine;
                                                         for instance: --runs 1 carrier
 
@@ -39,6 +40,16 @@ FIRST_HALF = (
     "tests/lab/test_wans.py",
     "tests/lab/test_wans_damping.py",
 )
+# By turns for one set and the other: what depends most on whose WireGuard it is, in a quarter of an hour.
+SHORT = (
+    "tests/lab/test_wans.py",
+    "tests/lab/test_agent_ladder.py",
+    "tests/lab/test_sticky.py",
+    "tests/lab/test_agent_names.py",
+    "tests/lab/test_agent_news.py",
+    "tests/lab/test_wans_changes.py",
+    "tests/lab/test_agent.py",
+)
 FIGURES = ("failover", "ddns", "--runs", "5")
 Plan = dict[str, list[str]]  # by library set: what pytest is given
 
@@ -54,7 +65,9 @@ def marked() -> tuple[int, list[str]]:
 
 
 def halves(arguments: list[str]) -> Plan:
-    """The files of the lab, or those that are named, divided among the sets."""
+    """The files of the lab, the short choice of them, or those that are named, divided among the sets."""
+    if "--short" in arguments:
+        arguments = [*SHORT, *(word for word in arguments if word != "--short")]
     found = sorted(str(path.relative_to(machine.ROOT)) for path in machine.ROOT.glob("tests/lab/test_*.py"))
     named = [word for word in arguments if word.startswith("tests/")]
     more = ["-m", "lab", *(word for word in arguments if word not in named)]
