@@ -164,7 +164,7 @@ class Watch:
                     waiting.append(name)
                     silent = now - silent_since.setdefault(name, now)
                     assert silent <= bound * SLOWNESS, self._silence(name, silent, seen)
-                elif now - good_since.setdefault(name, now) < STEADY:
+                elif now - good_since.setdefault(name, now) < STEADY * SLOWNESS:
                     waiting.append(name)
             if not waiting:
                 break
