@@ -120,7 +120,11 @@ ROWS: list[tuple[object, dict[str, object]]] = [
         settings.Tunnel("wg0"),
         {"addresses": (), "listen_port": 0, "fwmark": 0, "wans": (), "peers": ()},
     ),
-    (settings.Mqtt(), {"heartbeat": 300.0, "keepalive": 60.0, "will_delay": 45.0, "confirm": 60.0}),
+    (
+        settings.Mqtt(),
+        {"enabled": True, "brokers": (), "heartbeat": 300.0, "keepalive": 60.0, "will_delay": 45.0}
+        | {"confirm": 60.0, "queue": 1000, "metrics_interval": 15.0},
+    ),
     (machine.Context(0.0, settings.Settings(), model.World()), {"seed": ""}),
     (
         State(),
