@@ -81,11 +81,11 @@ def test_traffic_moves_and_comes_back_without_loss(default: Lab, cut: str) -> No
         downloads = [lab.download("client", "web"), lab.download("client", "web", version=6)]
         until(lambda: all(d.flowing() for d in downloads), within=5, what="downloads")
         lab.heal()
-        lost = steady(*flows)
+        since = steady(*flows)
         until(lambda: active(agent, 4) == active(agent, 6) == A, within=20, what="the failback")
         until(lambda: seen_at(lab, "site1") == seen_at(lab, "site2") == A, within=3, what="tunnels by A")
         calm(lab)
-        assert lost_since(lost, *flows) == [0, 0]
+        assert lost_since(since, *flows) == [0, 0]
         for download in downloads:
             assert download.broken is None and download.flowing(1.0)
             download.stop()
@@ -124,11 +124,11 @@ def test_a_busy_tunnel_leaves_the_backup_although_packets_still_come_there(share
             until(lambda: seen_at(lab, site) == B, within=5, what="the tunnel by B")
             until(flow.flowing, within=5, what="traffic by B")
             lab.restore_carrier("a")
-            lost = steady(flow)
+            since = steady(flow)
             until(lambda: active(agent, family) == A, within=20, what="the failback")
             until(lambda: seen_at(lab, site) == A, within=4, what="the tunnel by A")
             calm(lab)
-            assert seen_at(lab, site) == A and lost_since(lost, flow) == [0]
+            assert seen_at(lab, site) == A and lost_since(since, flow) == [0]
 
 
 @pytest.mark.timeout(120)

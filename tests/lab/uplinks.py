@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from . import stays, until, usual
+from . import NotInTime, now, stays, until
 from .agent import Agent
 from .lab import Lab
 from .nodes import LabRouter
@@ -135,19 +135,21 @@ def healed(lab: Lab) -> Iterator[Agent]:
     healthy(lab, within=40)
 
 
-def steady(*flows: Flow) -> list[int]:
-    """How many packets of each flow are lost by now; for half a second none of them has stopped.
-
-    To be asked after a fault is healed: replacing an ISP's rules can cost a packet, which counts as lost only
-    after a while, and that is longer on a slow machine.
+def steady(*flows: Flow) -> float:
+    """A moment after which nothing is lost to the healing itself: none of the flows has stopped for half a
+    second. Replacing an ISP's rules can cost a packet.
     """
-    stays(lambda: all(flow.flowing(0.5) for flow in flows), during=usual(0.5), what="steady flows")
-    return [flow.lost for flow in flows]
+    stays(lambda: all(flow.flowing(0.5) for flow in flows), during=0.5, what="steady flows")
+    return now()
 
 
-def lost_since(before: list[int], *flows: Flow) -> list[int]:
-    """How many more are lost now."""
-    return [max(0, flow.lost - count) for flow, count in zip(flows, before, strict=True)]
+def lost_since(moment: float, *flows: Flow) -> list[int]:
+    """How many of the packets sent since then are lost. What is not answered may only be late, on a busy
+    machine: it is waited for, two seconds at most.
+    """
+    with contextlib.suppress(NotInTime):
+        until(lambda: not any(flow.lost_since(moment) for flow in flows), within=2)
+    return [flow.lost_since(moment) for flow in flows]
 
 
 def switches(agent: Agent) -> int:
