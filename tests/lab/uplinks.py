@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from . import NotInTime, now, stays, until
+from . import NotInTime, now, stays, until, usual
 from .agent import Agent
 from .lab import Lab
 from .nodes import LabRouter
@@ -137,9 +137,9 @@ def healed(lab: Lab) -> Iterator[Agent]:
 
 def steady(*flows: Flow) -> float:
     """A moment after which nothing is lost to the healing itself: none of the flows has stopped for half a
-    second. Replacing an ISP's rules can cost a packet.
+    second of a usual machine. Replacing an ISP's rules can cost a packet.
     """
-    stays(lambda: all(flow.flowing(0.5) for flow in flows), during=0.5, what="steady flows")
+    stays(lambda: all(flow.flowing(0.5) for flow in flows), during=usual(0.5), what="steady flows")
     return now()
 
 
