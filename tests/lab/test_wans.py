@@ -81,7 +81,7 @@ def test_traffic_moves_and_comes_back_without_loss(default: Lab, cut: str) -> No
         downloads = [lab.download("client", "web"), lab.download("client", "web", version=6)]
         until(lambda: all(d.flowing() for d in downloads), within=5, what="downloads")
         lab.heal()
-        since = steady(*flows)
+        since = steady(agent, *flows)
         until(lambda: active(agent, 4) == active(agent, 6) == A, within=20, what="the failback")
         until(lambda: seen_at(lab, "site1") == seen_at(lab, "site2") == A, within=3, what="tunnels by A")
         calm(lab)
@@ -124,7 +124,7 @@ def test_a_busy_tunnel_leaves_the_backup_although_packets_still_come_there(share
             until(lambda: seen_at(lab, site) == B, within=5, what="the tunnel by B")
             until(flow.flowing, within=5, what="traffic by B")
             lab.restore_carrier("a")
-            since = steady(flow)
+            since = steady(agent, flow)
             until(lambda: active(agent, family) == A, within=20, what="the failback")
             until(lambda: seen_at(lab, site) == A, within=4, what="the tunnel by A")
             calm(lab)

@@ -140,7 +140,7 @@ def test_a_full_tunnel_loses_no_lan_packet_into_the_clear() -> None:
             until(lambda: seen_at(lab) == B, within=6, what="the tunnel by B")
             until(lambda: all(flow.flowing() for flow in flows), within=5, what="traffic again")
             lab.heal()
-            since = steady(*flows)
+            since = steady(agent, *flows)
             until(lambda: active(agent) == A and seen_at(lab) == A, within=20, what="the failback")
             calm(lab)
             assert lost_since(since, *flows) == [0, 0]
