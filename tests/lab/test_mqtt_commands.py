@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from typing import Any
@@ -85,6 +86,21 @@ def test_every_verb_is_answered(lab: Lab, version: str) -> None:
     refused = operator.ask("switch", wan="nowhere")
     assert (refused["ok"], refused["error"]["code"]) == (False, "refused")
     assert "lte" in refused["error"]["text"]
+
+
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+def test_no_command_is_lost_when_the_way_out_changes(lab: Lab, version: str) -> None:
+    operator = Operator(lab, version=version)
+    given = []
+
+    def switched(wan: str) -> bool:
+        return (operator.witness.payloads("/state")[-1]["manual"] or "auto") == wan
+
+    for wan in ("lte", "auto") * 3:
+        given.append(operator.give("switch", wan=wan))
+        given += [operator.give("refresh") for _ in range(4)]
+        until(functools.partial(switched, wan), within=10)
+    assert [operator.answer(id)["ok"] for id in given] == [True] * len(given)
 
 
 def test_the_answer_goes_to_the_response_topic_with_its_correlation_data(lab: Lab) -> None:

@@ -231,6 +231,70 @@ def test_the_good_bye_does_not_reset_the_connection() -> None:
     assert heard == [DISCONNECT, b""]
 
 
+def test_a_message_that_came_before_a_move_is_heard_after_it(
+    opened: Callable[..., Port], mosquitto: int
+) -> None:
+    """The broker was told that we have it, and sends it to nobody again."""
+    one = opened(client="hears")
+    one.until(lambda: one.broker.connected)
+    argv = ["mosquitto_pub", "-p", str(mosquitto), "-q", "1", "-t", "wgrouter/r/cmd/switch", "-m", "{}"]
+    subprocess.run(argv, check=True, timeout=10)
+    deadline = time.monotonic() + 10
+    while not one.reactor._from_threads:  # it waits for the loop, which stands still
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.01)
+    one.broker.moved()
+    one.until(lambda: one.broker.connected)
+    assert [told for told in one.listener.told if "cmd" in told[0]] == [
+        ("wgrouter/r/cmd/switch", b"{}", False)
+    ]
+
+
+@pytest.mark.parametrize("protocol", [4, 5])
+def test_a_message_that_comes_after_the_end_is_left_to_the_next_connection(protocol: int) -> None:
+    """An acknowledgement would take it from the broker, and nobody here hears it any more."""
+    heard: list[bytes] = []
+    more = b"" if protocol == 4 else b"\0"
+
+    def serve(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.settimeout(10)
+            connection.recv(4096)
+            connection.sendall(b"\x20" + bytes([2 + len(more)]) + b"\0\0" + more)  # CONNACK
+            while b"told" not in (got := connection.recv(4096)):  # what it waits to have acknowledged
+                assert got
+            published.set()
+            ended.wait(10)
+            rest = b"\0\1t\0\7" + more + b"{}"
+            connection.sendall(b"\x32" + bytes([len(rest)]) + rest)  # PUBLISH, at least once
+            while got := connection.recv(4096):
+                heard.append(got)
+
+    published, ended, greeted = threading.Event(), threading.Event(), threading.Event()
+    told: list[object] = []
+
+    def hear(_session: object, what: object) -> None:
+        told.append(what)
+        greeted.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        like_a_broker = threading.Thread(target=serve, args=(server,))
+        like_a_broker.start()
+        port = server.getsockname()[1]
+        plan = Plan("127.0.0.1", port, False, protocol, "r", 30, Will(*WILL, 5), addresses=("127.0.0.1",))
+        session = _broker_session.Session(plan, lambda tell: not tell(), hear)
+        assert greeted.wait(10)
+        session.send(7, "wgrouter/r/event", b"told", 1, False, b"", 0)
+        assert published.wait(10)
+        session.end()
+        ended.set()
+        session.end(patience=10.0)
+        like_a_broker.join(10)
+    assert b"".join(heard) == DISCONNECT
+    assert len(told) == 1
+
+
 def test_threads_that_hang_are_bounded(opened: Callable[..., Port], monkeypatch: pytest.MonkeyPatch) -> None:
     """A resolver that never answers cannot be woken: no more than so many wait for it."""
     hung = threading.Event()

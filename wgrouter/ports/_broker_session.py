@@ -49,9 +49,14 @@ ADDRESSES_MAX = 8
 PATIENCE = 5.0  # seconds between looks at the time of the next ping
 
 
+class _Unheard(Exception):
+    """Out of paho before it acknowledges a message: the broker keeps it for our next connection."""
+
+
 class Session:
     """Begins at once. `tell` hands a callable to the loop's thread; `hear` is called there with what happens,
-    an int being the token of a message that was acknowledged. Nothing is heard any more after `end`.
+    an int being the token of a message that was acknowledged. Nothing is heard any more after `end`, but what
+    had been received before: the broker will not send that again.
     """
 
     def __init__(
@@ -131,14 +136,17 @@ class Session:
             self._read = self._write = self._raw = -1
         self._say(ended)
 
-    def _say(self, what: Greeted | Ended | Received | int | str) -> None:
+    def _say(self, what: Greeted | Ended | Received | int | str) -> bool:
+        """False: it ends here, and nobody is told."""
+
         def hear() -> None:
-            if not self._over:
+            if not self._over or isinstance(what, Received):
                 self._hear(self, what)
 
         with self._guard:  # after `end` the loop may be gone
             if not self._over:
                 self._tell(hear)
+            return not self._over
 
     def _talk(self) -> Ended:
         client = _client(self)
@@ -169,10 +177,18 @@ class Session:
                 self._part(client)
                 return Ended("ended")
             if sock in readable or not patience:
-                client.loop_read()
+                self._take_in(client)
             if writable:
                 client.loop_write()
             client.loop_misc()
+
+    def _take_in(self, client: Any) -> bool:
+        """False: a message came, and it ends here."""
+        try:
+            client.loop_read()
+        except _Unheard:
+            return False
+        return True
 
     def _drain(self, client: Any) -> bool:
         """Hand what was queued to paho; whether it ends here."""
@@ -206,7 +222,8 @@ class Session:
         deadline = time.monotonic() + LINGER
         while self._greeted and self._tokens and client.socket() and time.monotonic() < deadline:
             select.select([client.socket()], [], [], 0.05)
-            client.loop_read()
+            if not self._take_in(client):
+                break
         client.disconnect()
         while client.socket() and client.want_write() and time.monotonic() < deadline:
             select.select([], [client.socket()], [], 0.05)
@@ -280,15 +297,15 @@ class Session:
 
     def on_message(self, _client: Any, _data: Any, message: Any) -> None:
         properties = getattr(message, "properties", None)
-        self._say(
-            Received(
-                str(message.topic),
-                bytes(message.payload[: PAYLOAD_MAX + 1]),
-                bool(message.retain),
-                str(getattr(properties, "ResponseTopic", "") or ""),
-                bytes(getattr(properties, "CorrelationData", b"") or b""),
-            )
+        received = Received(
+            str(message.topic),
+            bytes(message.payload[: PAYLOAD_MAX + 1]),
+            bool(message.retain),
+            str(getattr(properties, "ResponseTopic", "") or ""),
+            bytes(getattr(properties, "CorrelationData", b"") or b""),
         )
+        if not self._say(received):
+            raise _Unheard
 
     # ------------------------------------------------------------ dialling
 

@@ -213,12 +213,12 @@ class Broker:
     # ------------------------------------------------------------ what the session tells
 
     def _hear(self, who: Session, what: Greeted | Ended | Received | int | str) -> None:
-        if who is not self._session:
-            return
-        if isinstance(what, int):
-            self._listener.acknowledged(what)
-        elif isinstance(what, Received):
+        if isinstance(what, Received):  # from one that was left behind too
             self._listener.received(what.topic, what.payload, what.retained, what.reply_to, what.correlation)
+        elif who is not self._session:
+            return
+        elif isinstance(what, int):
+            self._listener.acknowledged(what)
         elif isinstance(what, Greeted):
             self._greeted(what)
         elif isinstance(what, Ended):
