@@ -93,6 +93,28 @@ def test_traffic_moves_and_comes_back_without_loss(default: Lab, cut: str) -> No
             traffic.stop()
 
 
+def test_what_waited_for_a_cable_is_not_sent_when_it_is_back(default: Lab) -> None:
+    """The kernel keeps some packets of the moments between a cut and the switch, and asks for the gateway for
+    three seconds. Sent then, a site would take them for a move to that WAN, and answer there.
+    """
+    lab = default
+    with healed(lab) as agent:
+        flows = [lab.flow("router", site.name) for site in FAR]
+        until(lambda: all(flow.flowing() for flow in flows), within=5, what="traffic")
+        lab.cut_carrier("a")
+        until(lambda: active(agent, 4) == active(agent, 6) == B, within=5, what="the switch")
+        until(lambda: seen_at(lab, "site1") == seen_at(lab, "site2") == B, within=2, what="tunnels by B")
+        old = lab.count(lab.isp("a").namespace, 'iifname "sub" udp dport 51820')
+        lab.restore_carrier("a")
+        until(
+            lambda: {wans(agent)[A, v]["state"] for v in (4, 6)} == {"held"}, within=15, what="answers by A"
+        )
+        assert old.packets == 0
+        assert active(agent, 4) == active(agent, 6) == B
+        for flow in flows:
+            flow.stop()
+
+
 def test_the_router_looks_healthy_to_its_owner(default: Lab) -> None:
     agent = healthy(default)
     rows = wans(agent)

@@ -454,6 +454,38 @@ def test_deleting_leaves_the_route_beside_it(ns: Namespace, kernel: Kernel) -> N
 
 
 @lab
+@pytest.mark.parametrize(("family", "gateway"), [(4, "10.0.0.2"), (6, "2001:db8::2")])
+def test_what_waits_for_the_gateway_goes_with_the_route(
+    ns: Namespace, kernel: Kernel, family: int, gateway: str
+) -> None:
+    """The kernel keeps packets while it asks for a link-layer address: the cable may be back by then."""
+    route = Route(family, TABLE, _rtnl.ANYWHERE[family], (Hop(gateway, "wan"),), metric=10, protocol=OURS)
+    ns.ip("link", "set", "wan-far", "down")
+
+    def states() -> list[str]:
+        shown = ns.json(f"-{family}", "neigh", "show", gateway, "dev", "wan", "nud", "all")
+        return [state for entry in shown for state in entry["state"]]
+
+    def send() -> None:
+        with ns.inside(), socket.socket(_rtnl.FAMILIES[family], socket.SOCK_DGRAM) as sock:
+            sock.sendto(b"late", (gateway, 9))
+
+    kernel.add_route(route)
+    send()
+    assert states() == ["INCOMPLETE"]
+    kernel.delete_route(route)
+    assert states() in ([], ["FAILED"])
+    send()
+    assert states() == ["INCOMPLETE"]
+    kernel.add_route(route)
+    assert states() in ([], ["FAILED"])
+    ns.ip("neigh", "replace", gateway, "lladdr", "02:00:00:00:00:09", "dev", "wan", "nud", "permanent")
+    kernel.add_route(route)
+    kernel.delete_route(route)
+    assert states() == ["PERMANENT"], "what an administrator wrote stays"
+
+
+@lab
 def test_a_route_that_ip_appended_twice_is_no_error(ns: Namespace, kernel: Kernel) -> None:
     ns.ip("route", "add", "default", "via", "10.0.0.3", "dev", "wan", "table", str(TABLE), "proto", str(OURS))
     ns.ip(

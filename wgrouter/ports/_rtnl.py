@@ -14,9 +14,18 @@ from typing import Final
 
 from wgrouter.core.model import IPV6, RT_TABLE_LOCAL, Address, Hop, Link, Route, Rule
 from wgrouter.core.records import replace
-from wgrouter.ports._netlink import IFLA_IFNAME, IFLA_LINKINFO, LINK, U32, attributes, link_kind, text
+from wgrouter.ports._netlink import (
+    IFLA_IFNAME,
+    IFLA_LINKINFO,
+    LINK,
+    U32,
+    attribute,
+    attributes,
+    link_kind,
+    text,
+)
 
-# linux/rtnetlink.h, linux/fib_rules.h, linux/if_link.h, linux/if_addr.h
+# linux/rtnetlink.h, linux/fib_rules.h, linux/if_link.h, linux/if_addr.h, linux/neighbour.h
 RTM_NEWROUTE: Final = 24
 RTM_DELROUTE: Final = 25
 RTM_GETROUTE: Final = 26
@@ -24,6 +33,8 @@ RTM_NEWRULE: Final = 32
 RTM_DELRULE: Final = 33
 RTM_GETRULE: Final = 34
 RTM_GETADDR: Final = 22
+RTM_DELNEIGH: Final = 29
+RTM_GETNEIGH: Final = 30
 RTM_F_CLONED: Final = 0x200
 RTNH_F_DEAD: Final = 1
 RTNH_F_ONLINK: Final = 4
@@ -48,6 +59,7 @@ ROUTE: Final = struct.Struct("=BBBBBBBBI")
 RULE: Final = struct.Struct("=BBBBBBBBI")
 NEXT_HOP: Final = struct.Struct("=HBBi")  # rtnexthop: length, flags, hops, ifindex
 ADDRESS: Final = struct.Struct("=BBBBI")  # ifaddrmsg: family, prefixlen, flags, scope, index
+NEIGHBOUR: Final = struct.Struct("=BxxxiHBB")  # ndmsg: family, ifindex, state, flags, type
 STATS64_RX_BYTES: Final = struct.Struct("=16xQ")  # rtnl_link_stats64: the third counter
 
 (RTA_DST, RTA_SRC, RTA_IIF, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC) = range(1, 8)
@@ -58,6 +70,8 @@ RTA_VIA: Final = 18
 RTA_EXPIRES: Final = 23
 (IFLA_MTU, IFLA_MASTER, IFLA_STATS64) = (4, 10, 23)
 (IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS) = (1, 2, 8)
+NDA_DST: Final = 1
+NUD_INCOMPLETE: Final = 1
 (FRA_DST, FRA_SRC, FRA_IIFNAME) = (1, 2, 3)
 (FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_IFGROUP, FRA_SUPPRESS_PREFIXLEN) = (6, 10, 13, 14)
 (FRA_TABLE, FRA_FWMASK, FRA_OIFNAME, FRA_PAD, FRA_PROTOCOL) = (15, 16, 17, 18, 21)
@@ -238,6 +252,17 @@ def parse_rule(message: bytes) -> Rule | None:
             or _u32(seen.get(FRA_SUPPRESS_IFGROUP, U32.pack(NO_LIMIT))) != NO_LIMIT
         ),
     )
+
+
+def neighbour(address: str, index: int) -> bytes:
+    """What an RTM_GETNEIGH or RTM_DELNEIGH of one neighbour asks for."""
+    family = FAMILIES[6 if ":" in address else 4]
+    return NEIGHBOUR.pack(family, index, 0, 0, 0) + attribute(NDA_DST, socket.inet_pton(family, address))
+
+
+def unresolved(message: bytes) -> bool:
+    """Whether an RTM_NEWNEIGH is of one whose link-layer address is still asked for."""
+    return bool(NEIGHBOUR.unpack_from(message)[2] & NUD_INCOMPLETE)
 
 
 def _prefix(family: int, address: bytes, length: int) -> str:

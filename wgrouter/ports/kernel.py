@@ -16,6 +16,7 @@ What the kernel does with a request is not always what the words say; where it i
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import socket
@@ -56,9 +57,11 @@ from wgrouter.ports._rtnl import (
     RT_SCOPE_NOWHERE,
     RT_SCOPE_UNIVERSE,
     RTA_TABLE,
+    RTM_DELNEIGH,
     RTM_DELROUTE,
     RTM_DELRULE,
     RTM_GETADDR,
+    RTM_GETNEIGH,
     RTM_GETROUTE,
     RTM_GETRULE,
     RTM_NEWROUTE,
@@ -71,10 +74,12 @@ from wgrouter.ports._rtnl import (
     describe_route,
     describe_rule,
     identity,
+    neighbour,
     parse_address,
     parse_link,
     parse_route,
     parse_rule,
+    unresolved,
 )
 
 rtmsg_module, fibmsg_module = codec("pyroute2.netlink.rtnl.rtmsg", "pyroute2.netlink.rtnl.fibmsg")
@@ -280,9 +285,10 @@ class Kernel:
             if error.errno == errno.EEXIST and self._present(route):
                 return
             raise _said(error, f"add route {describe_route(route)}") from error
+        self._drop_waiting(route)  # a userspace WireGuard may have kept to the device for some packets more
 
     def delete_route(self, route: Route) -> None:
-        """Take away exactly this route; its absence is no error.
+        """Take away exactly this route, and packets that wait for its gateway's address. None is no error.
 
         The kernel takes zeros in a request for "any" (metric 0 finds a route of any metric), so what is to go
         is looked for first, with the kernel filtering by table and protocol.
@@ -295,6 +301,17 @@ class Kernel:
             if error.errno in (errno.ESRCH, errno.ENODEV, errno.ENOENT):
                 return
             raise _said(error, f"delete route {describe_route(route)}") from error
+        self._drop_waiting(route)
+
+    def _drop_waiting(self, route: Route) -> None:
+        """Or a cable that is back within seconds lets out what was sent when it was pulled: a tunnel's peer
+        answers such old packets to where they come from, while the tunnel goes by another WAN.
+        """
+        for hop in route.hops:
+            with contextlib.suppress(OSError):  # no gateway, nothing waits for it, or a kernel before 5.0
+                body = neighbour(hop.gateway, index_of(self._sock, hop.device))
+                if unresolved(self._sock.request(RTM_GETNEIGH, body)):
+                    self._sock.change(RTM_DELNEIGH, body)
 
     def _present(self, route: Route) -> bool:
         header = ROUTE.pack(0, 0, 0, 0, _short(route.table), route.protocol, 0, 0, 0)
