@@ -13,6 +13,7 @@ import errno
 import os
 import socket
 import struct
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from types import ModuleType
@@ -94,7 +95,7 @@ class Nameservers:
             self._refilling = False
 
 
-class _Query:
+class _Query(ABC):
     """One query, one socket. Ends once: with an answer, an error or its deadline."""
 
     def __init__(self, loop: Loop, ask: Ask, ended: Callable[[_Query, Event], None]) -> None:
@@ -124,11 +125,13 @@ class _Query:
             self._socket.close()
             self._socket = None
 
+    @abstractmethod
     def _start(self, sock: socket.socket, question: Question) -> None:
-        raise NotImplementedError
+        """Have it sent as soon as the socket is ready for that."""
 
+    @abstractmethod
     def _send(self, sock: socket.socket, question: Question) -> None:
-        raise NotImplementedError
+        """Send it, now."""
 
     def _connected(self) -> socket.socket:
         """A socket that knows its server: packets of others do not reach it, and the network's errors do."""
