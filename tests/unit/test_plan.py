@@ -14,9 +14,21 @@ from wgrouter.core.messages import (
     DeleteRoute,
     DeleteRule,
     RemoveNft,
+    SetEndpoint,
     SetFwmark,
 )
-from wgrouter.core.model import RT_TABLE_MAIN, DeviceSeen, Hop, Link, Net, Route, Rule, World
+from wgrouter.core.model import (
+    RT_TABLE_MAIN,
+    DeviceSeen,
+    Endpoint,
+    Hop,
+    Link,
+    Net,
+    PeerSeen,
+    Route,
+    Rule,
+    World,
+)
 from wgrouter.core.routing import Wanted
 from wgrouter.core.settings import Settings, Tunnel
 
@@ -179,9 +191,21 @@ def test_what_closes_the_old_way_comes_before_the_switch_and_what_leads_to_the_n
     assert planned(Wanted((BY_A,), (FLOW, LEAVING, LED)), world()) == [
         AddRule(LEAVING),
         AddRoute(BY_A),
-        AddRule(FLOW),
         AddRule(LED),
+        AddRule(FLOW),
     ]
+
+
+def test_sources_are_forgotten_before_and_after_the_old_one_is_led_elsewhere() -> None:
+    """Of the device and family that move, and only where a rule leads on: else nothing leaves from there."""
+    four, six = Endpoint("192.0.2.1", 51820), Endpoint("2001:db8::1", 51820)
+    peers = {"four": PeerSeen("four", four), "six": PeerSeen("six", six), "none": PeerSeen("none")}
+    seen = replace(world(), wireguard={name: DeviceSeen(name, peers=peers) for name in ("wg0", "wg1")})
+    wanted = Wanted((BY_A,), (LEAVING, LED), leaving=frozenset({("wg0", 4), ("wg0", 6), ("wg1", 4)}))
+    again = SetEndpoint("wg0", "six", six)
+    assert planned(wanted, seen) == [AddRule(LEAVING), AddRoute(BY_A), again, AddRule(LED), again]
+    assert planned(replace(wanted, rules=(LEAVING,)), seen) == [AddRule(LEAVING), AddRoute(BY_A)]
+    assert planned(wanted, replace(seen, net=world(BY_A, LEAVING, LED).net)) == [], "once"
 
 
 def test_equal_routes_are_taken_away_once() -> None:

@@ -1,9 +1,9 @@
 """Intent − World = the shortest ordered list of effects; an empty one when the kernel is as wanted.
 
 Order: rules against what must not leave by a WAN any more, then routes are added (the active table's first:
-that is the switch), then rules, then marks, then the nft table; only then rules and routes that are no longer
-wanted go, rules first. So after every step of a plan a packet that had a way before has one. Nothing without
-our protocol number in our ranges is ever touched.
+that is the switch), then rules (with endpoints, where sources are left), then marks, then the nft table; only
+then rules and routes that are no longer wanted go, rules first. So after every step of a plan a packet that
+had a way before has one. Nothing without our protocol number in our ranges is ever touched.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from wgrouter.core.messages import (
     DeleteRule,
     Effect,
     RemoveNft,
+    SetEndpoint,
     SetFwmark,
 )
 from wgrouter.core.model import Net, Route, Rule, World
@@ -48,9 +49,12 @@ def plan(wanted: Wanted, world: World, settings: Settings) -> tuple[Effect, ...]
     replaced = {_slot(route) for route in missing}
     fresh = [rule for rule in wanted.rules if rules[rule] == 0]
     first = [rule for rule in fresh if rule.preference == routing.rule_base + ranges.PREF_LEAVING]
-    effects: list[Effect] = [AddRule(rule) for rule in first if rule.action == "blackhole"]
+    turned = [rule for rule in first if rule.action != "blackhole"]
+    anew = _sources_anew(wanted, world, {rule.family for rule in turned})
+    effects: list[Effect] = [AddRule(rule) for rule in first if rule not in turned]
     effects += [AddRoute(route) for route in missing]
-    effects += [AddRule(rule) for rule in fresh if AddRule(rule) not in effects]
+    effects += [*anew, *map(AddRule, turned), *anew]
+    effects += [AddRule(rule) for rule in fresh if rule not in first]
     effects += _marks(wanted, world, settings)
     effects += _nft(wanted, world)
     wanted_rules = set(wanted.rules)
@@ -66,6 +70,20 @@ def plan(wanted: Wanted, world: World, settings: Settings) -> tuple[Effect, ...]
         if _slot(route) not in replaced:
             effects.append(DeleteRoute(same(route)))
     return tuple(effects)
+
+
+def _sources_anew(wanted: Wanted, world: World, families: set[int]) -> list[Effect]:
+    """WireGuard forgets its source when an endpoint is set: before a rule leads the old source where it does
+    not belong, and after it, for a packet may have come to the old address meanwhile.
+    """
+    return [
+        SetEndpoint(device, key, peer.endpoint)
+        for device, seen in (world.wireguard or {}).items()
+        for key, peer in seen.peers.items()
+        if peer.endpoint is not None
+        and peer.endpoint.family in families
+        and (device, peer.endpoint.family) in wanted.leaving
+    ]
 
 
 def unsettled(effects: tuple[Effect, ...]) -> tuple[frozenset[int], frozenset[str]]:

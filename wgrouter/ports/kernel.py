@@ -9,7 +9,7 @@ the same Net. Changes are encoded by pyroute2's rtmsg and fibmsg. See _netlink.p
 
 Measured (x86-64, best of 30, pyroute2 0.7.9 / 0.9.7): a look at 7 links, 13 addresses, 41 routes and 11 rules
 0.24 ms, the first one 1.0 ms (IPRoute: 6.3 / 8.8 ms); with 1,000 routes more 1.3 ms, the first one 11 ms
-(IPRoute: 43 / 144 ms, routes alone); a route replaced 0.12 / 0.25 ms; a look-up 0.08 / 0.19 ms.
+(IPRoute: 43 / 144 ms, routes alone).
 
 What the kernel does with a request is not always what the words say; where it is not, the method says so.
 """
@@ -304,8 +304,8 @@ class Kernel:
         self._drop_waiting(route)
 
     def _drop_waiting(self, route: Route) -> None:
-        """Or a cable that is back within seconds lets out what was sent when it was pulled: a tunnel's peer
-        answers such old packets to where they come from, while the tunnel goes by another WAN.
+        """Or a cable that is back within seconds lets out what was sent when it was pulled, and a tunnel's
+        peer answers there, though the tunnel goes by another WAN.
         """
         for hop in route.hops:
             with contextlib.suppress(OSError):  # no gateway, nothing waits for it, or a kernel before 5.0
