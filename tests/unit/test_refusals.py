@@ -18,10 +18,23 @@ from wgrouter.core.messages import (
     Look,
     Observed,
     Provoke,
+    SetEndpoint,
     SetFwmark,
     Woke,
 )
-from wgrouter.core.model import NET, NEVER, NFT, WIREGUARD, Address, DeviceSeen, Hop, Link, Net, Route
+from wgrouter.core.model import (
+    NET,
+    NEVER,
+    NFT,
+    WIREGUARD,
+    Address,
+    DeviceSeen,
+    Endpoint,
+    Hop,
+    Link,
+    Net,
+    Route,
+)
 from wgrouter.core.refusals import FIRST, LONGEST
 from wgrouter.core.settings import Settings, Tunnel
 
@@ -69,6 +82,8 @@ def test_only_a_plan_of_nothing_but_refused_effects_waits() -> None:
     assert refusals.hopeless(known, [MARK], FIRST - 0.01)
     assert not refusals.hopeless(known, [MARK, OTHER], 0.0), "one of them is new: all are tried, in order"
     assert not refusals.hopeless(known, [MARK], FIRST), "its time has come"
+    again = SetEndpoint("wg0", "key", Endpoint("192.0.2.1", 51820))
+    assert refusals.hopeless(known, [again, MARK, again], 0.0), "endpoints go with a rule, and are no reason"
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from wgrouter.core.messages import (
     DeleteRule,
     Effect,
     RemoveNft,
+    SetEndpoint,
     SetFwmark,
 )
 from wgrouter.core.model import NEVER, Instant, Net, Seconds
@@ -65,11 +66,11 @@ def still(known: Refusals, outstanding: Iterable[Effect]) -> Refusals:
 
 
 def hopeless(known: Refusals, effects: Iterable[Effect], now: Instant) -> bool:
-    """Nothing but what was refused a moment ago. One effect that was not is reason to try them all, in their
-    order: some rely on others.
+    """Nothing but what was refused a moment ago, and endpoints, which go with rules. One other effect is
+    reason to try them all, in their order: some rely on others.
     """
     waiting = [one.effect for one in known if one.until > now]
-    return all(effect in waiting for effect in effects)
+    return all(effect in waiting or isinstance(effect, SetEndpoint) for effect in effects)
 
 
 def wake_at(known: Refusals) -> Instant:
