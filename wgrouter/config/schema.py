@@ -74,10 +74,9 @@ MAIN = Section(
         Option("log_level", "choice", "info", "The least severe message that goes to the system log.",
                choices=("debug", "info", "warning", "error")),
         Option("look_interval", "duration", "5s", "Time between looks at WireGuard while all is well. "
-               "Changes that the kernel announces (links, addresses, routes) are seen at once, whatever "
-               "this says.", low=1, high=60),
+               "What the kernel announces (links, addresses, routes) is seen at once.", low=1, high=60),
         Option("journal_entries", "integer", "512", "How many events and decisions the journal keeps in "
-               "memory, for `wgrouter journal` and `wgrouter explain`.", low=16, high=65536),
+               "memory.", low=16, high=65536),
         Option("mwan3_hotplug", "boolean", "0", "Whether the scripts in /etc/hotplug.d/iface are called "
                "with `connected` and `disconnected` for each WAN, as mwan3 does it."),
     ),
@@ -110,11 +109,10 @@ DNS = Section(
 TUNNEL = Section(
     "tunnel",
     "<WireGuard interface>",
-    "One WireGuard interface of /etc/config/network, if something about it shall differ. Without such a "
-    "section every enabled interface of `proto wireguard` is cared for with these defaults.",
+    "One WireGuard interface of /etc/config/network, if something about it shall differ. The "
+    "others have these defaults.",
     (
-        _enabled("0: the interface and all its peers are left alone. 1 also takes in an interface with "
-                 "`option auto '0'`, which is left alone otherwise."),
+        _enabled("0: the interface and its peers are left alone. 1 takes in one with `option auto '0'`, too."),
         Option("interface", "name", "", "The WireGuard interface, if the section has another name: in a "
                "UCI file each name is there once.", bad=SKIP),
         Option("wan", "name", "", "WANs for the tunnel's own (encrypted) packets, in order of preference. "
@@ -123,13 +121,13 @@ TUNNEL = Section(
                "which heals a stale NAT mapping. auto: only where the interface has no `listen_port`.",
                choices=("auto", "yes", "no")),
         Option("other_wan", "boolean", "1", "Whether the remedies may send the tunnel's own packets by "
-               "another WAN for a while, if that reaches the peer and the usual one does not."),
+               "another WAN, where that reaches the peer and the usual one does not."),
         Option("renew", "boolean", "0", "Whether the remedies may have netifd apply the interface's "
                "configuration again (`ifup` without a `down`)."),
         Option("restart", "boolean", "0", "Whether the remedies may take the interface down and up, as "
                "the last step."),
         Option("backoff", "duration", "15s", "Pause after every remedy was tried in vain; doubles with "
-               "each round. A change of the network ends it.", low=1, high=3600),
+               "each round, until the network changes.", low=1, high=3600),
         Option("backoff_max", "duration", "15m", "The longest such pause.", low=1, high=86400),
         Option("steps_per_hour", "integer", "120", "Most remedies for one peer in an hour.", low=1,
                high=3600),
