@@ -112,7 +112,8 @@ TUNNEL = Section(
     "One WireGuard interface of /etc/config/network, if something about it shall differ. The "
     "others have these defaults.",
     (
-        _enabled("0: the interface and its peers are left alone. 1 takes in one with `option auto '0'`, too."),
+        _enabled("0: the interface and its peers are left alone. 1 takes in one with `option auto '0'`, "
+                 "too."),
         Option("interface", "name", "", "The WireGuard interface, if the section has another name: in a "
                "UCI file each name is there once.", bad=SKIP),
         Option("wan", "name", "", "WANs for the tunnel's own (encrypted) packets, in order of preference. "

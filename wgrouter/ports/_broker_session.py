@@ -11,6 +11,7 @@ their own), but the calls that it has for other loops: loop_read, loop_write, lo
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -177,18 +178,11 @@ class Session:
                 self._part(client)
                 return Ended("ended")
             if sock in readable or not patience:
-                self._take_in(client)
+                with contextlib.suppress(_Unheard):
+                    client.loop_read()
             if writable:
                 client.loop_write()
             client.loop_misc()
-
-    def _take_in(self, client: Any) -> bool:
-        """False: a message came, and it ends here."""
-        try:
-            client.loop_read()
-        except _Unheard:
-            return False
-        return True
 
     def _drain(self, client: Any) -> bool:
         """Hand what was queued to paho; whether it ends here."""
@@ -220,10 +214,10 @@ class Session:
     def _part(self, client: Any) -> None:
         """DISCONNECT, or the broker publishes the will. Before CONNACK too: it may have taken us already."""
         deadline = time.monotonic() + LINGER
-        while self._greeted and self._tokens and client.socket() and time.monotonic() < deadline:
-            select.select([client.socket()], [], [], 0.05)
-            if not self._take_in(client):
-                break
+        with contextlib.suppress(_Unheard):
+            while self._greeted and self._tokens and client.socket() and time.monotonic() < deadline:
+                select.select([client.socket()], [], [], 0.05)
+                client.loop_read()
         client.disconnect()
         while client.socket() and client.want_write() and time.monotonic() < deadline:
             select.select([], [client.socket()], [], 0.05)
