@@ -50,6 +50,7 @@ def chain(ruleset: str, name: str) -> list[str]:
         ("a full tunnel", BOTH, {4: "a"}, (4,)),
         ("one WAN per family", (path("a"), path("b", family=6)), {4: "a", 6: "b"}, ()),
         ("a device with a strange name", (path("a"), path("b", device='x"y')), {4: "a"}, ()),
+        ("a device whose name is no text", (path("a"), path("b", device="eth\udc80")), {4: "a"}, ()),
         ("no number for one", (path("a"), path("b", index=0)), {4: "a"}, ()),
     ],
 )

@@ -36,7 +36,7 @@ SLOTS = 12  # per unit of weight in that hash, so that a lost WAN's share can be
 _DIGEST = re.compile(r'comment "wgrouter ([0-9a-f]{8})"')
 _PORT = re.compile(r"[0-9]{1,5}(-[0-9]{1,5})?")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,24}")
-_DEVICE = re.compile(r'[^\s"\\/*]{1,15}')
+_DEVICE = re.compile(r'[^\s"\\/*\ud800-\udfff]{1,15}')  # surrogates: bytes that are no text
 _PROTOCOLS = {"": "", "tcp": "tcp", "udp": "udp", "icmp": "{ icmp, ipv6-icmp }"}
 
 
