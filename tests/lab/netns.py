@@ -42,7 +42,9 @@ def run(
     argv: Sequence[str], *, stdin: str = "", check: bool = True, timeout: float = PATIENCE_SECONDS
 ) -> str:
     """Run a program to its end and return its output; LabError with its complaint if it fails."""
-    done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
+    done = subprocess.run(
+        argv, input=stdin, capture_output=True, errors="backslashreplace", timeout=timeout, check=False
+    )
     if check and done.returncode:
         complaint = (done.stderr or done.stdout).strip()
         raise LabError(f"{' '.join(argv)}: exit {done.returncode}: {complaint}")

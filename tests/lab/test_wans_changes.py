@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -46,6 +47,28 @@ def test_uplinks_of_every_kind(protos: tuple[Proto, Proto]) -> None:
                 healthy(lab)
                 until(all_flow, within=5, what="traffic as before")
                 assert carrying(lab, 4) == carrying(lab, 6) == first
+        agent.stop()
+
+
+def test_a_device_whose_name_is_no_text_is_a_wan_like_any_other() -> None:
+    """The kernel takes any bytes, and the agent is there for the other WAN, too."""
+    odd = os.fsdecode(b"lte\xff")
+    with build(dual(FAR, ttl=2)) as lab:
+        gateway = lab.isp("b").gateway4
+        for words in (
+            ("link", "set", B, "down"),
+            ("link", "set", B, "name", odd),
+            ("link", "set", odd, "up"),
+            ("route", "add", "default", "via", gateway, "dev", odd, "metric", "20"),
+        ):
+            lab.router.run("ip", *words)
+        agent = lab.router.start_agent(QUICK)
+        until(lambda: {wans(agent)[name, 4]["state"] for name in (A, odd)} == {"up"}, within=10, what="both")
+        lab.cut_carrier("a")
+        until(lambda: active(agent) == odd, within=5, what="the switch")
+        with lab.connects("router", "web") as connects:  # the firewall does not know the device
+            until(lambda: connects.flowing(0.3), within=5, what="traffic by it")
+        assert "lte" in agent.cli("status")
         agent.stop()
 
 

@@ -6,6 +6,7 @@ Touches packet and raw sockets, one per device and family. It proves the last ca
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from collections.abc import Callable
@@ -125,7 +126,7 @@ def _own_address(sock: socket.socket, device: str) -> bytes:
     """The device's first IPv4 address; 0.0.0.0 (an ARP probe, RFC 5227) without one."""
     import fcntl
 
-    request = struct.pack("16sH14x8x", device.encode()[:15], socket.AF_INET)
+    request = struct.pack("16sH14x8x", os.fsencode(device)[:15], socket.AF_INET)
     try:
         return bytes(fcntl.ioctl(sock.fileno(), SIOCGIFADDR, request)[20:24])
     except OSError:
@@ -175,7 +176,7 @@ def _hardware(sock: socket.socket, device: str) -> bytes:
     import fcntl
 
     try:
-        answer = fcntl.ioctl(sock.fileno(), SIOCGIFHWADDR, struct.pack("16s24x", device.encode()[:15]))
+        answer = fcntl.ioctl(sock.fileno(), SIOCGIFHWADDR, struct.pack("16s24x", os.fsencode(device)[:15]))
     except OSError:
         return b""
     kind = struct.unpack_from("=H", answer, 16)[0]

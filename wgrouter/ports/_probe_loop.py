@@ -51,7 +51,7 @@ def hold(sock: socket.socket, probe: Probe) -> None:
     right.
     """
     if probe.device:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, probe.device.encode() + b"\0")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, os.fsencode(probe.device) + b"\0")
     if probe.mark:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, probe.mark)
     if probe.source:

@@ -145,7 +145,7 @@ class _Query(ABC):
         sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
             if device:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, os.fsencode(device))
             if self.ask.mark:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, self.ask.mark)
             sock.setsockopt(*_RECVERR[family], 1)
