@@ -223,7 +223,7 @@ class Kernel:
             if error.errno in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.ENOENT):
                 return []
             raise
-        return [message for message in messages if message[0] == family]
+        return [message for message in messages if message[:1] == bytes((family,))]
 
     def lookup(self, family: int, dst: str, mark: int = 0, source: str = "", iif: str = "") -> Hop | None:
         """The next hop of a packet to `dst` (`ip route get`); None if unreachable, blackholed or not routed.
