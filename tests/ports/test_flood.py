@@ -132,8 +132,10 @@ def test_the_oldest_events_are_dropped_and_the_gap_is_told(
     numbers = {event["seq"] for event in events if event["type"] != "events.dropped"}
     (gap,) = (event for event in events if event["type"] == "events.dropped")
     missing = set(range(1, last["seq"] + 1)) - numbers
-    assert missing == set(range(gap["before"]["first"], gap["seq"] + 1))
+    told_missing = set(range(gap["before"]["first"], gap["seq"] + 1))
+    # What was under way when the broker went may have been heard, though its acknowledgement was not.
+    assert missing <= told_missing and told_missing - missing <= {1}
     assert len(missing) >= EVENTS - QUEUE - 100
-    assert last["dropped"] == len(missing)
+    assert last["dropped"] == len(told_missing)
     summary = [data for topic, data in messages if topic == "wgrouter/router/state"][-1]
-    assert summary["events"]["dropped"] == len(missing)
+    assert summary["events"]["dropped"] == len(told_missing)
