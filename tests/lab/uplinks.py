@@ -137,8 +137,7 @@ def healed(lab: Lab) -> Iterator[Agent]:
 
 def steady(agent: Agent, *flows: Flow) -> float:
     """A moment after which nothing is lost to the healing itself: all WANs answer again, and none of the
-    flows has stopped for half a second of a usual machine. A cable that is plugged in, or an ISP's rules that
-    are replaced, can cost a packet.
+    flows has stopped for half a second of a usual machine. Replacing an ISP's rules can cost a packet.
     """
     until(
         lambda: all(wan["state"] in ("held", "up") for wan in agent.status()["wans"]),

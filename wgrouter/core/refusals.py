@@ -18,7 +18,6 @@ from wgrouter.core.messages import (
     DeleteRule,
     Effect,
     RemoveNft,
-    SetEndpoint,
     SetFwmark,
 )
 from wgrouter.core.model import NEVER, Instant, Net, Seconds
@@ -42,7 +41,7 @@ Refusals = tuple[RefusedEffect, ...]
 
 
 def refused(known: Refusals, effect: Effect, now: Instant) -> Refusals:
-    """It failed (once more). Effects that no plan contains are paced by who asks for them."""
+    """It failed (once more). Endpoints, and what no plan contains, are paced by who asks for them."""
     if not isinstance(effect, PLANNED):
         return known
     wait = next((min(2 * one.wait, LONGEST) for one in known if one.effect == effect), FIRST)
@@ -70,7 +69,7 @@ def hopeless(known: Refusals, effects: Iterable[Effect], now: Instant) -> bool:
     reason to try them all, in their order: some rely on others.
     """
     waiting = [one.effect for one in known if one.until > now]
-    return all(effect in waiting or isinstance(effect, SetEndpoint) for effect in effects)
+    return all(effect in waiting or not isinstance(effect, PLANNED) for effect in effects)
 
 
 def wake_at(known: Refusals) -> Instant:

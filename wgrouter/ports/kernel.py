@@ -9,7 +9,7 @@ the same Net. Changes are encoded by pyroute2's rtmsg and fibmsg. See _netlink.p
 
 Measured (x86-64, best of 30, pyroute2 0.7.9 / 0.9.7): a look at 7 links, 13 addresses, 41 routes and 11 rules
 0.24 ms, the first one 1.0 ms (IPRoute: 6.3 / 8.8 ms); with 1,000 routes more 1.3 ms, the first one 11 ms
-(IPRoute: 43 / 144 ms, routes alone).
+(IPRoute: 43 / 144 ms, routes alone); a look-up 0.08 / 0.19 ms.
 
 What the kernel does with a request is not always what the words say; where it is not, the method says so.
 """
